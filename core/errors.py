@@ -44,10 +44,16 @@ def _restore(
     return kind(message, field=field, limit=limit, retry_after_s=retry_after_s)
 
 
-class InvalidRequest(LimnerError):
-    """The request can never succeed as it stands."""
+class MalformedRequest(LimnerError):
+    """The body or a header cannot be read at all: its syntax is wrong."""
 
-    status, code, title = 400, "invalid_request", "Invalid request"
+    status, code, title = 400, "malformed_request", "Malformed request"
+
+
+class InvalidRequest(LimnerError):
+    """The request was read, but a member of it has a value that can never succeed."""
+
+    status, code, title = 422, "invalid_request", "Invalid request"
 
 
 class PayloadTooLarge(LimnerError):
@@ -78,6 +84,12 @@ class QueueFull(LimnerError):
     """Too much is waiting; come back after ``retry_after_s``."""
 
     status, code, title, retryable = 503, "queue_full", "Queue full", True
+
+
+class NotReady(LimnerError):
+    """The models are still loading."""
+
+    status, code, title, retryable = 503, "not_ready", "Not ready", True
 
 
 class DeadlineUnmeetable(LimnerError):

@@ -1,0 +1,104 @@
+"""What the OpenAPI document shows for ``POST /v1/text-to-image``: requests to try and answers to expect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi.openapi.models import Example
+
+from core.errors import (
+    DeadlineExceeded,
+    DeadlineUnmeetable,
+    GenerationFailed,
+    InvalidRequest,
+    LimnerError,
+    MalformedRequest,
+    NotAcceptable,
+    PayloadTooLarge,
+    QueueFull,
+    RequestCancelled,
+    ShuttingDown,
+    UnsupportedMediaType,
+)
+from core.types import OutputFormat
+from serve_app.negotiation import EVENT_STREAM
+from serve_app.openapi import problem_responses
+
+REQUESTS: dict[str, Example] = {
+    "shortest": {"summary": "Only a prompt", "value": {"prompt": "portrait of a smiling woman"}},
+    "settings": {
+        "summary": "Every setting spelled out",
+        "value": {
+            "prompt": "portrait of a man with spiky brown hair and a (beard)1.3, yellow background",
+            "negative_prompt": "glasses",
+            "num_inference_steps": 20,
+            "guidance_scale": 4.0,
+            "seed": 7,
+            "n": 2,
+            "width": 128,
+            "height": 128,
+            "sampler": "dpmpp_2m",
+            "output_format": "webp",
+            "quality": 85,
+        },
+    },
+    "styles": {
+        "summary": "Two styles, one on top of the other",
+        "value": {"prompt": "portrait of a man wearing a hat", "styles": ["cartoon", "black-and-white"]},
+    },
+    "stream": {
+        "summary": "Progress and previews while it is being drawn",
+        "value": {"prompt": "a purple monster with three eyes", "stream": True, "preview_every": 5},
+    },
+}
+
+_EVENTS = """event: accepted
+data: {"id":"0b7e…","predicted_finish_s":0.9,"seed":7,"parameters":{…}}
+
+event: progress
+data: {"step":5,"num_steps":20,"predicted_finish_s":0.7}
+
+event: preview
+data: {"index":0,"step":5,"media_type":"image/png","b64_json":"iVBORw0…"}
+
+event: completed
+data: {"id":"0b7e…","images":[…],"parameters":{…},"timings":{…}}
+
+"""
+
+
+def _header(description: str, kind: str = "string") -> dict[str, Any]:
+    return {"description": description, "schema": {"type": kind}}
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The pictures, in the representation that `Accept` and `stream` ask for.",
+        "headers": {
+            "Limner-Request-Id": _header("The `id` of the answer."),
+            "Limner-Seed": _header("The seed of a picture file.", "integer"),
+            "Server-Timing": _header("Milliseconds spent in each stage. Not sent with streams."),
+        },
+        "content": {
+            **{
+                file_format.media_type: {"schema": {"type": "string", "format": "binary"}}
+                for file_format in OutputFormat
+            },
+            EVENT_STREAM: {"schema": {"type": "string"}, "example": _EVENTS},
+        },
+    },
+    **problem_responses(
+        MalformedRequest,
+        NotAcceptable,
+        PayloadTooLarge,
+        UnsupportedMediaType,
+        InvalidRequest,
+        RequestCancelled,
+        GenerationFailed,
+        LimnerError,
+        QueueFull,
+        DeadlineUnmeetable,
+        ShuttingDown,
+        DeadlineExceeded,
+    ),
+}

@@ -1,0 +1,194 @@
+"""Pipelines that follow a script, and an ASGI client that can hang up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+from fastapi import FastAPI
+
+from core.images import encode
+from core.settings import RouterSettings
+from core.types import (
+    Accepted,
+    Completed,
+    ModelInfo,
+    Picture,
+    PipelineEvent,
+    Preview,
+    Progress,
+    SamplerName,
+    TextToImageSpec,
+    Timings,
+)
+from serve_app.api import build_api
+
+MINI = ModelInfo(
+    model_id="mini",
+    family="mini",
+    description="A toy.",
+    default_size=128,
+    min_size=64,
+    max_size=256,
+    size_multiple=16,
+    max_clip_skip=2,
+    prediction_type="v_prediction",
+    default_sampler=SamplerName.DPMPP_2M,
+    default_num_inference_steps=20,
+    default_guidance_scale=4.0,
+)
+PHOTO = ModelInfo(
+    model_id="photo",
+    family="sd15",
+    description="Photographs.",
+    default_size=512,
+    min_size=256,
+    max_size=1024,
+    size_multiple=8,
+    max_clip_skip=11,
+    prediction_type="epsilon",
+    default_sampler=SamplerName.EULER,
+    default_num_inference_steps=25,
+    default_guidance_scale=7.5,
+)
+TIMINGS = Timings(encode_s=0.01, denoise_s=0.5, decode_s=0.02, total_s=0.54)
+Step = PipelineEvent | Exception | asyncio.Event
+
+
+def drawn(spec: TextToImageSpec) -> Completed:
+    """What a pipeline that draws nothing but black would answer."""
+    black = np.zeros((8, 8, 3), np.uint8)
+    pictures = tuple(
+        Picture(
+            index=index,
+            seed=(spec.seed + index) % 2**32,
+            image=encode(black, spec.output_format, quality=spec.quality),
+            media_type=spec.output_format.media_type,
+        )
+        for index in range(spec.num_images)
+    )
+    return Completed(pictures, TIMINGS)
+
+
+class ScriptedPipeline:
+    """Yields the events of its script, raises its exceptions, waits for its ``asyncio.Event``s.
+
+    Without a script it accepts and draws whatever it is asked for.
+    """
+
+    def __init__(self, *script: Step) -> None:
+        self.script = script
+        self.specs: list[TextToImageSpec] = []
+        self.started = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    async def generate(self, spec: TextToImageSpec) -> AsyncGenerator[PipelineEvent, None]:
+        self.specs.append(spec)
+        self.started.set()
+        try:
+            for step in self.script or self.drawing(spec):
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                else:
+                    yield step
+        finally:
+            self.closed.set()
+
+    def drawing(self, spec: TextToImageSpec) -> Iterator[Step]:
+        yield Accepted(spec.request_id, predicted_finish_s=0.5)
+        yield Progress(step=1, num_steps=spec.num_inference_steps, predicted_finish_s=0.4)
+        if spec.preview_every:
+            yield Preview(index=0, step=1, image=b"small")
+        yield drawn(spec)
+
+
+class ScriptedPipelines:
+    """One pipeline for every model."""
+
+    def __init__(self, pipeline: ScriptedPipeline, *, is_ready: bool = True) -> None:
+        self.pipeline = pipeline
+        self.asked_for: list[str] = []
+        self.is_ready = is_ready
+
+    def text_to_image(self, model_id: str) -> ScriptedPipeline:
+        self.asked_for.append(model_id)
+        return self.pipeline
+
+    async def ready(self) -> bool:
+        return self.is_ready
+
+
+class Service:
+    """The API over a scripted pipeline, with a client connected to it."""
+
+    def __init__(
+        self,
+        *script: Step,
+        settings: RouterSettings | None = None,
+        is_ready: bool = True,
+        echo_request_id: bool = True,
+    ) -> None:
+        self.pipeline = ScriptedPipeline(*script)
+        self.pipelines = ScriptedPipelines(self.pipeline, is_ready=is_ready)
+        self.api: FastAPI = build_api(
+            self.pipelines,
+            (MINI, PHOTO),
+            settings or RouterSettings(),
+            echo_request_id=echo_request_id,
+        )
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.api), base_url="http://test", headers={"Accept": "*/*"}
+        )
+
+    async def draw(self, accept: str = "*/*", **members: Any) -> httpx.Response:
+        """Ask for a picture, of something unless told of what."""
+        body = {"prompt": "portrait of a man"} | members
+        return await self.client.post("/v1/text-to-image", json=body, headers={"Accept": accept})
+
+    async def post(self, content: Any, **headers: str) -> httpx.Response:
+        """Send raw bytes, or an asynchronous iterator of them, as JSON."""
+        typed = {"Content-Type": "application/json", **headers}
+        return await self.client.post("/v1/text-to-image", content=content, headers=typed)
+
+
+class HangingUp:
+    """An ASGI client that sends one request, keeps what it is sent, and hangs up when told to."""
+
+    def __init__(self, api: FastAPI, body: dict[str, Any]) -> None:
+        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._inbox.put_nowait({"type": "http.request", "body": json.dumps(body).encode()})
+        self.received: asyncio.Queue[Any] = asyncio.Queue()
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": "/v1/text-to-image",
+            "raw_path": b"/v1/text-to-image",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json")],
+            "client": ("127.0.0.1", 1),
+            "server": ("test", 80),
+        }
+        self.call = asyncio.create_task(api(scope, self._inbox.get, self.received.put))
+
+    def hang_up(self) -> None:
+        self._inbox.put_nowait({"type": "http.disconnect"})
+
+
+def events_of(body: str) -> list[tuple[str, dict[str, Any]]]:
+    """The named events of a stream, as a browser would read them."""
+    found = []
+    for block in body.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if "event" in fields:
+            found.append((fields["event"], json.loads(fields["data"])))
+    return found

@@ -1,0 +1,96 @@
+"""The OpenAPI document says all that the service does, and its page needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from core.settings import RequestLimits, RouterSettings
+from serve_app.examples import REQUESTS
+from tests.serve_app.fakes import Service
+
+METHODS = {"get", "post"}
+
+
+async def document_of(service: Service) -> dict[str, Any]:
+    answer = await service.client.get("/openapi.json")
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def references(node: Any) -> set[str]:
+    if isinstance(node, dict):
+        own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
+        return own.union(*(references(child) for child in node.values()))
+    return set().union(*(references(child) for child in node)) if isinstance(node, list) else set()
+
+
+async def test_every_reference_resolves() -> None:
+    document = await document_of(Service())
+    for reference in references(document):
+        assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+
+
+async def test_every_operation_is_described() -> None:
+    document = await document_of(Service())
+    tags = {tag["name"] for tag in document["tags"]}
+    operations = [path[method] for path in document["paths"].values() for method in METHODS & set(path)]
+    assert len({operation["operationId"] for operation in operations}) == len(operations) >= 9
+    for operation in operations:
+        assert operation["summary"]
+        assert set(operation["tags"]) <= tags
+
+
+async def test_all_answers_of_text_to_image_are_described() -> None:
+    responses = (await document_of(Service()))["paths"]["/v1/text-to-image"]["post"]["responses"]
+    assert set(responses) == {"200", "400", "406", "413", "415", "422", "499", "500", "503", "504"}
+    assert set(responses["200"]["content"]) == {
+        "application/json",
+        "image/png",
+        "image/jpeg",
+        "image/webp",
+        "text/event-stream",
+    }
+    for status, response in responses.items():
+        if status != "200":
+            content = response["content"]["application/problem+json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+            assert all(example["value"]["status"] == int(status) for example in content["examples"].values())
+    assert set(responses["503"]["content"]["application/problem+json"]["examples"]) >= {"queue_full"}
+    assert "Retry-After" in responses["503"]["headers"]
+
+
+async def test_the_limits_are_the_installation_s() -> None:
+    limits = RequestLimits(max_images=3, max_num_inference_steps=42, max_prompt_chars=99)
+    document = await document_of(Service(settings=RouterSettings(limits=limits)))
+    members = document["components"]["schemas"]["TextToImageRequest"]["properties"]
+    assert members["n"]["maximum"] == 3
+    assert members["num_inference_steps"]["anyOf"][0]["maximum"] == 42
+    assert members["prompt"]["maxLength"] == 99
+    assert all(member.get("description") for member in members.values())
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_the_examples_work(name: str) -> None:
+    answer = await Service().client.post("/v1/text-to-image", json=REQUESTS[name]["value"])
+    assert answer.status_code == 200
+
+
+async def test_problems_are_as_documented() -> None:
+    service = Service()
+    schema = (await document_of(service))["components"]["schemas"]["Problem"]
+    problem = (await service.draw(n=0)).json()
+    assert set(problem) == set(schema["properties"])
+
+
+async def test_the_page_loads_from_this_machine_only() -> None:
+    client = Service().client
+    page = (await client.get("/docs")).text
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(links) == 3
+    for link in links:
+        assert link.startswith("/docs/assets/")
+        assert (await client.get(link)).status_code == 200

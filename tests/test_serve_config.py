@@ -1,0 +1,40 @@
+"""``serve_config.yaml`` is accepted by Ray Serve's own schema and by the application."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any, get_type_hints
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from core.settings import AppSettings
+from serve_app.cli import SERVE_CONFIG, app_settings
+
+DOCUMENT: dict[str, Any] = yaml.safe_load(SERVE_CONFIG.read_text("utf-8"))
+
+
+def test_ray_serve_accepts_the_file() -> None:
+    schema = ServeDeploySchema.model_validate(DOCUMENT)
+    assert [application.route_prefix for application in schema.applications] == ["/"]
+    assert schema.http_options.host == "127.0.0.1"
+
+
+def test_the_import_path_takes_these_arguments() -> None:
+    module, _, name = DOCUMENT["applications"][0]["import_path"].partition(":")
+    build = getattr(importlib.import_module(module), name)
+    (argument,) = inspect.signature(build).parameters
+    assert get_type_hints(build)[argument] is AppSettings
+
+
+def test_the_arguments_are_the_applications_and_name_its_defaults() -> None:
+    assert app_settings(SERVE_CONFIG) == AppSettings()
+
+
+def test_a_misspelt_argument_is_refused() -> None:
+    arguments = {**DOCUMENT["applications"][0]["args"], "modell": "mini"}
+    with pytest.raises(ValidationError, match="modell"):
+        AppSettings.model_validate(arguments)
