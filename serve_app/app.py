@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from core.errors import GenerationFailed, NotReady, QueueFull
 from core.settings import AppSettings, RouterSettings
@@ -60,7 +60,7 @@ class TextToImageHandle:
         raise GenerationFailed(f"The replica was lost {_ATTEMPTS} times", retry_after_s=5.0)
 
     async def _attempt(self, spec: TextToImageSpec) -> AsyncGenerator[PipelineEvent, None]:
-        events = self._handle.generate.remote(spec)
+        events = cast(DeploymentResponseGenerator[PipelineEvent], self._handle.generate.remote(spec))
         try:
             async for event in events:
                 yield event
@@ -115,9 +115,10 @@ def build(args: AppSettings) -> serve.Application:
     """The application of ``args``; Ray Serve validates ``serve_config.yaml`` against their type."""
     denoiser = denoiser_app(args)
     text_to_image = text_to_image_app(args, denoiser)
-    router = Router.options(
+    router = cast(serve.Deployment, Router).options(
         num_replicas=args.router.num_replicas,
         max_ongoing_requests=args.router.max_ongoing_requests,
         ray_actor_options={"num_cpus": 0.1},
     )
-    return router.bind(text_to_image, denoiser, (registry.info(args.model),), args.router)
+    models = (registry.info(args.model),)
+    return router.bind(text_to_image, denoiser, models, args.router)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -132,13 +133,13 @@ def _serve(
 
     logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
     print("limner: starting (a private Ray cluster, then the model)", flush=True)
-    cluster = ray.init(
+    cluster: Any = ray.init(
         address="local",
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         dashboard_port=dashboard_port,
         log_to_driver=False,
-        logging_level="error",
+        logging_level=logging.ERROR,
     )
     try:
         serve.start(http_options={"host": server.host, "port": server.port})

@@ -1,0 +1,1 @@
+"""Comparisons with the baselines, on the same machine in the same run."""

@@ -1,0 +1,1 @@
+"""Model weights: the embedded model, the recipe that trains it and the manifest of downloadable files."""
