@@ -27,6 +27,17 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+def configure(level: int = logging.INFO) -> None:
+    """Write the records of this process below ``limner`` to stderr as JSON lines. May be called again."""
+    root = logging.getLogger("limner")
+    root.setLevel(level)
+    root.propagate = False
+    if not root.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(JsonFormatter())
+        root.addHandler(handler)
+
+
 def logger(name: str) -> logging.Logger:
     """The logger of a module, below ``limner``."""
     return logging.getLogger(f"limner.{name}")

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from core.errors import GenerationFailed, NotReady, QueueFull
 from core.settings import AppSettings, RouterSettings
+from core.telemetry import configure
 from core.types import Accepted, Completed, ModelInfo, PipelineEvent, TextToImageSpec
 from deployments.denoiser import denoiser_app
 from deployments.text_to_image import text_to_image_app
@@ -102,6 +103,7 @@ class Router:
         models: tuple[ModelInfo, ...],
         settings: RouterSettings,
     ) -> None:
+        configure()
         self._pipelines = ServedPipelines(text_to_image, denoiser)
         self._models = models
         self._settings = settings

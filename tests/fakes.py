@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
+
+from deployments.engine.request import DenoiseEvent, DenoiseRequest
 
 
 class VirtualClock:
@@ -48,3 +52,58 @@ class TinyUNet(nn.Module):
         tone = encoder_hidden_states.mean((1, 2)) + torch.where(marks == 666.0, torch.nan, 0.0)
         scale = 0.5 + timestep.to(sample) / 2_000
         return ((sample * scale[:, None, None, None]).tanh() + tone[:, None, None, None],)
+
+
+class ScriptedDenoiser:
+    """Plays one script per request: yields its events, raises its errors, waits for ever at a None."""
+
+    def __init__(self, *scripts: Sequence[DenoiseEvent | Exception | None]) -> None:
+        self._scripts = list(scripts)
+        self.requests: list[DenoiseRequest] = []
+        self.num_closed = 0
+
+    async def __call__(self, request: DenoiseRequest) -> AsyncGenerator[DenoiseEvent, None]:
+        self.requests.append(request)
+        try:
+            for entry in self._scripts[len(self.requests) - 1]:
+                if entry is None:
+                    await asyncio.get_running_loop().create_future()
+                elif isinstance(entry, Exception):
+                    raise entry
+                else:
+                    yield entry
+        finally:
+            self.num_closed += 1
+
+
+class FakeDenoiserHandle:
+    """A Serve handle whose ``denoise`` streams plays scripts, and counts the streams cancelled."""
+
+    def __init__(self, *scripts: Sequence[DenoiseEvent | Exception | None]) -> None:
+        self.scripted = ScriptedDenoiser(*scripts)
+        self.num_cancelled = 0
+
+    def options(self, *, stream: bool) -> FakeDenoiserHandle:
+        assert stream
+        return self
+
+    @property
+    def denoise(self) -> FakeDenoiserHandle:
+        return self
+
+    def remote(self, request: DenoiseRequest) -> FakeDenoiserStream:
+        return FakeDenoiserStream(self, self.scripted(request))
+
+
+class FakeDenoiserStream:
+    """What a handle's streaming call returns."""
+
+    def __init__(self, handle: FakeDenoiserHandle, events: AsyncGenerator[DenoiseEvent, None]) -> None:
+        self._handle = handle
+        self._events = events
+
+    def __aiter__(self) -> AsyncGenerator[DenoiseEvent, None]:
+        return self._events
+
+    def cancel(self) -> None:
+        self._handle.num_cancelled += 1

@@ -3,7 +3,9 @@
 import json
 import logging
 
-from core.telemetry import JsonFormatter, log, logger
+import pytest
+
+from core.telemetry import JsonFormatter, configure, log, logger
 
 
 class Lines(logging.Handler):
@@ -29,3 +31,16 @@ def test_fields_become_members() -> None:
     assert first["level"] == "error"
     assert first["logger"] == "limner.test_telemetry"
     assert "ValueError: lost" in second["exception"]
+
+
+def test_configuring_twice_writes_once(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger("limner")
+    before = root.handlers[:], root.propagate, root.level
+    root.handlers.clear()
+    try:
+        configure()
+        configure()
+        log(logger("test_telemetry"), logging.INFO, "once")
+    finally:
+        root.handlers[:], root.propagate, root.level = before
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["once"]

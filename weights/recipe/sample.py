@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    pipeline = StableDiffusionPipeline.from_pretrained(options.model, torch_dtype=torch.bfloat16)
+    pipeline = StableDiffusionPipeline.from_pretrained(options.model, dtype=torch.bfloat16)
     prompts = options.prompt or list(PROMPTS)
     rows = [draw(pipeline, prompts, scale, options.steps, options.seed) for scale in options.guidance]
     grid = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))

@@ -1,0 +1,205 @@
+"""The Denoiser replica: one UNet and its running batch, shared by every pipeline of the model.
+
+Knows Ray Serve and what surrounds the engine: its thread, its health, its metrics, its drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from ray import serve
+from ray._private.worker import global_worker
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from core.errors import LimnerError
+from core.settings import AppSettings, DenoiserSettings
+from core.telemetry import configure, log, logger
+from deployments.pipeline.threads import actor_options
+
+if TYPE_CHECKING:
+    from deployments.engine.report import EngineStats
+    from deployments.engine.request import DenoiseEvent, DenoiseRequest
+
+_LOG = logger(__name__)
+
+# A step takes milliseconds to seconds; one that takes this long will not end.
+STUCK_AFTER_S = 60.0
+_WATCH_PERIOD_S = 0.5
+# Requests beyond the engine's own bound reach it, so that it can refuse them at once.
+_ONGOING_MARGIN = 64
+_KILL_MARGIN_S = 10.0
+
+
+class Unhealthy(LimnerError):
+    """The replica cannot go on and has to be replaced."""
+
+    code, title = "unhealthy", "Replica unhealthy"
+
+
+class Denoiser:
+    """Denoises latents for the pipelines. One request is one picture."""
+
+    def __init__(self, model_id: str, settings: DenoiserSettings, use_gpu: bool) -> None:
+        # torch and diffusers take ten seconds to import: only the replica pays for them.
+        from deployments.engine.cost import CostModel
+        from deployments.engine.engine import Engine
+        from deployments.engine.preview import PreviewMap
+        from deployments.engine.samplers import NoiseSchedule
+        from deployments.engine.thread import EngineThread
+        from deployments.engine.unet import fast_unet
+        from weights import registry
+
+        configure()
+        began = time.monotonic()
+        device = "cuda" if use_gpu else "cpu"
+        unet, dtype = fast_unet(
+            registry.load_unet(model_id), settings.precision, device, settings.num_threads
+        )
+        preview = registry.preview_map(model_id)
+        self._engine = Engine(
+            unet,
+            NoiseSchedule.from_config(registry.scheduler_config(model_id)),
+            dtype=dtype,
+            device=device,
+            max_rows=settings.max_rows,
+            max_queued_requests=settings.max_queued_requests,
+            cost=CostModel(),
+            preview=None if preview is None else PreviewMap.from_mapping(preview),
+        )
+        self._engine.warm_up()
+        self._thread = EngineThread(self._engine)
+        self._thread.start()
+        self._drain_timeout_s = settings.drain_timeout_s
+        self._metrics = _Metrics()
+        self._num_steps_seen = 0
+        self._stepped_at = time.monotonic()
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        log(
+            _LOG,
+            logging.INFO,
+            "denoiser ready",
+            model=model_id,
+            dtype=str(dtype),
+            took_s=time.monotonic() - began,
+        )
+
+    async def denoise(self, request: DenoiseRequest) -> AsyncGenerator[DenoiseEvent, None]:
+        """Yield ``Accepted``, then the request's events, its terminal one last.
+
+        A request that the engine refuses gets ``Failed`` alone: raised, Serve would log each refusal
+        with its traceback. Cancelling the stream cancels the request.
+        """
+        from deployments.engine.request import Failed
+        from deployments.pipeline.streaming import stream_events
+
+        try:
+            async with aclosing(stream_events(self._engine, request)) as events:
+                async for event in events:
+                    yield event
+        except LimnerError as error:
+            yield Failed(request.request_id, error)
+
+    async def check_health(self) -> None:
+        """Raise :class:`Unhealthy` when the engine's thread has ended or hangs in a step."""
+        if not self._thread.is_alive:
+            raise Unhealthy("The engine's thread has ended.")
+        stats = self._engine.stats()
+        now = time.monotonic()
+        if stats.num_steps != self._num_steps_seen or not (stats.num_running or stats.num_queued):
+            self._num_steps_seen, self._stepped_at = stats.num_steps, now
+        if now - self._stepped_at > STUCK_AFTER_S:
+            raise Unhealthy(f"No step has ended for {now - self._stepped_at:.0f} s.")
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Seconds of work that wait or run here, for an autoscaling policy."""
+        return {"work_s": self._engine.stats().work_s}
+
+    def close(self) -> None:
+        """Hand back what is left and end the engine's thread."""
+        self._watching.cancel()
+        if not self._thread.stop(_KILL_MARGIN_S):
+            log(_LOG, logging.WARNING, "the engine's thread is still in a step")
+
+    def __del__(self) -> None:
+        """Serve calls this once no request is left."""
+        if hasattr(self, "_watching"):
+            self.close()
+
+    async def _watch(self) -> None:
+        """Keep the metrics up to date; hand back in a drain what it leaves no time for."""
+        draining_since: float | None = None
+        while True:
+            await asyncio.sleep(_WATCH_PERIOD_S)
+            self._metrics.record(self._engine.stats())
+            if not replica_is_draining():
+                continue
+            now = time.monotonic()
+            draining_since = now if draining_since is None else draining_since
+            if now - draining_since >= self._drain_timeout_s:
+                log(_LOG, logging.INFO, "drain: handing back", num_running=self._engine.num_running)
+                self._engine.hand_back()
+                return
+
+
+def replica_is_draining() -> bool:
+    """Whether Ray Serve is stopping the replica of this process.
+
+    Serve tells user code only after its last request has ended, so this looks at Serve's own flag
+    (Ray 2.60). Where it is absent, a request that outlasts the drain starts over on another replica.
+    """
+    actors = getattr(global_worker, "actors", {}).values()
+    return any(getattr(getattr(actor, "_replica_impl", None), "_shutting_down", False) for actor in actors)
+
+
+class _Metrics:
+    """The engine's numbers as Ray metrics, which Prometheus scrapes with the prefix ``ray_``."""
+
+    def __init__(self) -> None:
+        self._steps = Counter("limner_denoise_steps", "UNet steps.")
+        self._row_steps = Counter("limner_denoise_row_steps", "Rows of all UNet steps.")
+        self._rows = Histogram(
+            "limner_denoise_rows", "Mean rows per step, each half second.", [1, 2, 4, 8, 16, 32, 64]
+        )
+        self._gauges = {
+            "num_queued": Gauge("limner_denoise_queued_requests", "Requests that wait."),
+            "num_running": Gauge("limner_denoise_running_requests", "Requests in the running batch."),
+            "work_s": Gauge("limner_denoise_work_s", "Predicted seconds of accepted work."),
+            "step_ms": Gauge("limner_denoise_step_ms", "Duration of the last step."),
+            "prediction_error": Gauge(
+                "limner_denoise_prediction_error", "Median relative error of predicted finishes."
+            ),
+        }
+        self._seen = (0, 0)
+
+    def record(self, stats: EngineStats) -> None:
+        for name, gauge in self._gauges.items():
+            value = getattr(stats, name)
+            if value is not None:
+                gauge.set(value)
+        num_steps, num_row_steps = stats.num_steps - self._seen[0], stats.num_row_steps - self._seen[1]
+        self._seen = (stats.num_steps, stats.num_row_steps)
+        if num_steps > 0:
+            self._steps.inc(num_steps)
+            self._row_steps.inc(num_row_steps)
+            self._rows.observe(num_row_steps / num_steps)
+
+
+def denoiser_app(settings: AppSettings) -> serve.Application:
+    """The Denoiser deployment of ``settings``, bound."""
+    own = settings.denoiser
+    deployment = serve.deployment(
+        name="Denoiser",
+        num_replicas=own.num_replicas,
+        max_ongoing_requests=own.max_queued_requests + own.max_rows + _ONGOING_MARGIN,
+        ray_actor_options=actor_options(own.gpu_share if settings.use_gpu else 0),
+        health_check_period_s=10,
+        health_check_timeout_s=30,
+        graceful_shutdown_wait_loop_s=0.2,
+        graceful_shutdown_timeout_s=own.drain_timeout_s + _KILL_MARGIN_S,
+    )
+    return deployment(Denoiser).bind(settings.model, own, settings.use_gpu)

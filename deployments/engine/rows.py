@@ -1,0 +1,267 @@
+"""The running batch: every request's latents stacked, one UNet call and one fused update per step.
+
+Knows tensors and sampler tables; does not know users, deadlines, events or the order of service.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.errors import GenerationFailed
+from core.telemetry import log, logger
+from deployments.engine.request import DenoiseRequest
+from deployments.engine.scheduler import BatchKey
+from deployments.engine.trajectory import Column, Trajectory
+
+_LOG = logger(__name__)
+
+
+class UNet(Protocol):
+    """What the engine calls: a diffusers ``UNet2DConditionModel`` or anything with its signature."""
+
+    config: Any
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        *,
+        added_cond_kwargs: dict[str, Tensor] | None,
+        return_dict: bool,
+    ) -> tuple[Tensor, ...]: ...
+
+
+class RunningBatch:
+    """The trajectories of one batch key that advance together.
+
+    Latent state is float32 ``[members, channels, h, w]``; it is re-stacked only when members change.
+    A member has one UNet row, or two while it is guided.
+    """
+
+    def __init__(self, unet: UNet, dtype: torch.dtype, device: torch.device) -> None:
+        self._unet = unet
+        self._dtype = dtype
+        self._device = device
+        self.members: list[Trajectory] = []
+        self.x = self.origin = self._x_prev = self._m_prev = torch.empty(0)
+        self._layouts: dict[tuple[tuple[int, bool], ...], _Layout] = {}
+
+    @property
+    def num_rows(self) -> int:
+        return sum(member.request.num_rows(member.step) for member in self.members)
+
+    def pack(self, members: Collection[Trajectory]) -> None:
+        """Make ``members`` the batch, in whatever order. Those who leave take their state with them."""
+        if set(members) == set(self.members):
+            return
+        for index, member in enumerate(self.members):
+            member.state = (self.x[index], self._x_prev[index], self._m_prev[index])
+        self.members = list(members)
+        self._layouts = {}
+        if not members:
+            return
+        state = ([part.to(self._device) for part in member.state] for member in members)
+        self.x, self._x_prev, self._m_prev = (torch.stack(parts) for parts in zip(*state, strict=True))
+        length = max(len(member.coefficients) for member in members)
+        padded = [
+            F.pad(member.coefficients, (0, 0, 0, length - len(member.coefficients))) for member in members
+        ]
+        self._table = torch.stack(padded).to(self._device)
+        self._step = torch.tensor([member.step for member in members], device=self._device)
+        self._members = torch.arange(len(members), device=self._device)
+        self._masking = _Masking.of(self.members, self._device)
+
+    def step(self) -> dict[Trajectory, GenerationFailed]:
+        """Advance every member by one step; returns those that failed, the others are unharmed.
+
+        When the UNet call raises, each member tries alone, so that only the culprit fails.
+        """
+        faults: dict[Trajectory, GenerationFailed] = {}
+        try:
+            output = self.predict()
+        except Exception as error:  # whatever the model or the device raises
+            outputs = self._predict_alone(error, faults)
+            self.pack([member for member in self.members if member not in faults])
+            if not outputs:
+                return faults
+            output = torch.cat(outputs)
+        self.advance(output)
+        for member, finite in zip(self.members, self.finite(), strict=True):
+            if not finite:
+                faults[member] = GenerationFailed("the latents are not finite")
+        return faults
+
+    def predict(self, members: Sequence[int] | None = None) -> Tensor:
+        """Guided model output, float32 ``[members, channels, h, w]``, of all or some of the members."""
+        chosen = range(len(self.members)) if members is None else members
+        layout = self._layout(
+            tuple((i, self.members[i].request.guided(self.members[i].step)) for i in chosen)
+        )
+        now = self._table[self._members, self._step]
+        scaled = self.x * _per_member(now, Column.K)
+        sample = scaled.index_select(0, layout.member).to(self._dtype, memory_format=torch.channels_last)
+        timestep = now[:, Column.TIMESTEP].index_select(0, layout.member)
+        output = self._unet(
+            sample, timestep, layout.context, added_cond_kwargs=layout.added, return_dict=False
+        )[0].float()
+        cond = output.index_select(0, layout.cond)
+        if layout.uncond is None:
+            return cond
+        uncond = output.index_select(0, layout.uncond)
+        scale = _per_member(now, Column.SCALE).index_select(0, layout.chosen)
+        return torch.lerp(uncond, cond, scale)
+
+    def advance(self, m: Tensor) -> None:
+        """Take every member one step on, given the guided model output of all."""
+        now = self._table[self._members, self._step]
+        a, b, c, d = (_per_member(now, column) for column in (Column.A, Column.B, Column.C, Column.D))
+        self.origin = _per_member(now, Column.ORIGIN_X) * self.x + _per_member(now, Column.ORIGIN_M) * m
+        x = a * self.x + b * m + c * self._x_prev + d * self._m_prev
+        noise = self._noise()
+        if noise is not None:
+            x += _per_member(now, Column.S) * noise
+        if self._masking is not None:
+            x = self._masking.blend(x, now)
+        self.x, self._x_prev, self._m_prev = x, self.x, m
+        self._step += 1
+        for member in self.members:
+            member.step += 1
+
+    def _predict_alone(self, error: Exception, faults: dict[Trajectory, GenerationFailed]) -> list[Tensor]:
+        outputs = []
+        for index, member in enumerate(self.members):
+            try:
+                if len(self.members) == 1:
+                    raise error
+                outputs.append(self.predict([index]))
+            except Exception as fault:
+                log(_LOG, logging.ERROR, "denoise step failed", error=type(fault).__name__, detail=str(fault))
+                faults[member] = GenerationFailed("the model failed on this picture")
+        return outputs
+
+    def latents_of(self, member: Trajectory) -> Tensor:
+        """The member's latents, a CPU copy."""
+        return self.x[self.members.index(member)].to("cpu", copy=True)
+
+    def origin_of(self, member: Trajectory) -> Tensor:
+        """The noise-free latents that the member's last step predicted."""
+        return self.origin[self.members.index(member)]
+
+    def finite(self) -> list[bool]:
+        """Which members' latents are all finite. Waits for the device."""
+        return [bool(flag) for flag in self.x.isfinite().flatten(1).all(1).tolist()]
+
+    def _noise(self) -> Tensor | None:
+        drawn = [member.step_noise() for member in self.members]
+        if all(noise is None for noise in drawn):
+            return None
+        zeros = torch.zeros(self.x.shape[1:])
+        return torch.stack([zeros if noise is None else noise for noise in drawn]).to(self._device)
+
+    def _layout(self, rows: tuple[tuple[int, bool], ...]) -> _Layout:
+        layout = self._layouts.get(rows)
+        if layout is None:
+            requests = [member.request for member in self.members]
+            layout = self._layouts[rows] = _Layout(requests, rows, self._dtype, self._device)
+        return layout
+
+
+class _Layout:
+    """Which UNet row belongs to which member, and the rows' conditioning."""
+
+    def __init__(
+        self,
+        requests: Sequence[DenoiseRequest],
+        rows: Sequence[tuple[int, bool]],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        member: list[int] = []
+        cond: list[int] = []
+        uncond: list[int] = []
+        context: list[Tensor] = []
+        added: list[Mapping[str, Tensor]] = []
+        for index, guided in rows:
+            request = requests[index]
+            uncond.append(len(member))
+            if guided:
+                assert request.negative_embeds is not None
+                member.append(index)
+                context.append(request.negative_embeds)
+                added.append({**request.added_conditions, **request.negative_added_conditions})
+            cond.append(len(member))
+            member.append(index)
+            context.append(request.prompt_embeds)
+            added.append(request.added_conditions)
+        self.member = torch.tensor(member, device=device)
+        self.chosen = torch.tensor([index for index, _ in rows], device=device)
+        self.cond = torch.tensor(cond, device=device)
+        self.uncond = torch.tensor(uncond, device=device) if any(guided for _, guided in rows) else None
+        self.context = torch.stack(context).to(device, dtype)
+        self.added = {
+            name: torch.stack([row[name] for row in added]).to(device, dtype) for name in added[0]
+        } or None
+
+
+class _Masking:
+    """Keeps the source outside the masks, as diffusers' ``StableDiffusionInpaintPipeline`` does."""
+
+    def __init__(self, mask: Tensor, source: Tensor, noise: Tensor) -> None:
+        self._mask, self._source, self._noise = mask, source, noise
+
+    @classmethod
+    def of(cls, members: Sequence[Trajectory], device: torch.device) -> _Masking | None:
+        """None where no member has a mask; members without one denoise everything."""
+        requests = [member.request for member in members]
+        if all(request.mask is None for request in requests):
+            return None
+        shape = requests[0].noise.shape
+        masks = [torch.ones(1, *shape[1:]) if r.mask is None else r.mask for r in requests]
+        sources = [torch.zeros(shape) if r.mask is None or r.source is None else r.source for r in requests]
+        noises = [r.noise for r in requests]
+        mask, source, noise = (torch.stack(parts).to(device).float() for parts in (masks, sources, noises))
+        return cls(mask, source, noise)
+
+    def blend(self, x: Tensor, now: Tensor) -> Tensor:
+        known = _per_member(now, Column.KEEP) * self._source + _per_member(now, Column.RENOISE) * self._noise
+        return torch.lerp(known, x, self._mask)
+
+
+def _per_member(now: Tensor, column: Column) -> Tensor:
+    return now[:, column, None, None, None]
+
+
+def native_key(config: Any) -> BatchKey:
+    """The shape that a UNet of this diffusers configuration was trained for."""
+    size, num_tokens = config.sample_size, 77
+    return BatchKey(config.in_channels, size, size, num_tokens, config.cross_attention_dim)
+
+
+def measure_step_ms(
+    unet: UNet, key: BatchKey, rows: int, dtype: torch.dtype, device: torch.device, *, repeats: int = 3
+) -> float:
+    """Milliseconds of one UNet call with ``rows`` rows of this shape.
+
+    The least of ``repeats`` calls, after one that is not measured.
+    """
+    sample = torch.zeros(rows, key.channels, key.height, key.width, dtype=dtype, device=device)
+    context = torch.zeros(rows, key.num_tokens, key.context_dim, dtype=dtype, device=device)
+    added = {name: torch.zeros(rows, *shape, dtype=dtype, device=device) for name, shape in key.added_shapes}
+    timestep = torch.ones(rows, device=device)
+    taken_s = []
+    with torch.inference_mode():
+        sample = sample.to(memory_format=torch.channels_last)
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            output = unet(sample, timestep, context, added_cond_kwargs=added or None, return_dict=False)[0]
+            output.flatten()[0].item()  # waits for the device
+            taken_s.append(time.perf_counter() - began)
+    return min(taken_s[1:]) * 1_000

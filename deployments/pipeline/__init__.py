@@ -1,0 +1,1 @@
+"""What the pipelines have in common: prompts, pictures, and denoising elsewhere. No ray, no HTTP."""

@@ -1,0 +1,77 @@
+"""The engine's events, which come from its own thread, as an asynchronous stream.
+
+Knows the engine's submit and cancel; nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Protocol
+
+from deployments.engine.request import (
+    Accepted,
+    DenoiseEvent,
+    DenoiseRequest,
+    Previewed,
+    Progressed,
+)
+
+PROGRESS_INTERVAL_S = 0.05
+
+
+class Submits(Protocol):
+    """The part of ``Engine`` that a stream needs; both methods may be called from any thread."""
+
+    def submit(self, request: DenoiseRequest, on_event: Callable[[DenoiseEvent], None]) -> Accepted: ...
+
+    def cancel(self, request_id: str) -> bool: ...
+
+
+async def stream_events(
+    engine: Submits, request: DenoiseRequest, *, progress_interval_s: float = PROGRESS_INTERVAL_S
+) -> AsyncGenerator[DenoiseEvent, None]:
+    """Submit ``request``; yield ``Accepted``, its further events, and the terminal one last.
+
+    Of several ``Progressed`` within ``progress_interval_s`` the first is kept. Raises what ``submit``
+    raises. When the stream is closed or its task cancelled, the request is cancelled in the engine.
+    """
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[DenoiseEvent] = asyncio.Queue()
+    next_progress_at = 0.0
+
+    def on_event(event: DenoiseEvent) -> None:
+        nonlocal next_progress_at
+        if isinstance(event, Progressed):
+            now = time.monotonic()
+            if now < next_progress_at:
+                return
+            next_progress_at = now + progress_interval_s
+        try:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+        except RuntimeError:
+            # The loop is closed: nobody is left to hear of it.
+            return
+
+    # Building a sampler's table takes milliseconds the first time, so even this is not for the event loop.
+    submitted = asyncio.ensure_future(asyncio.to_thread(engine.submit, request, on_event))
+    ended = False
+    try:
+        # Unlike awaiting it, this leaves the submission alone when it is cancelled.
+        await asyncio.wait([submitted])
+        yield submitted.result()
+        while not ended:
+            event = await events.get()
+            ended = not isinstance(event, Accepted | Progressed | Previewed)
+            yield event
+    finally:
+        if not submitted.done():
+            submitted.add_done_callback(lambda done: _cancel(engine, request, done))
+        elif not ended:
+            _cancel(engine, request, submitted)
+
+
+def _cancel(engine: Submits, request: DenoiseRequest, submitted: asyncio.Future[Accepted]) -> None:
+    if not submitted.cancelled() and submitted.exception() is None:
+        engine.cancel(request.request_id)

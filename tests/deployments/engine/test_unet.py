@@ -1,0 +1,59 @@
+"""Precision and layout of the UNet that the engine runs."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from core.settings import Precision
+from deployments.engine.unet import fast_unet
+from tests.deployments.engine.scenes import small_unet
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards() -> object:
+    num_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)],
+)
+def test_a_chosen_precision_is_kept(precision: Precision, dtype: torch.dtype) -> None:
+    unet, chosen = fast_unet(small_unet(), precision, "cpu", 1)
+    assert chosen == dtype
+    assert {parameter.dtype for parameter in unet.parameters()} == {dtype}
+
+
+def test_auto_returns_a_unet_of_the_precision_it_names() -> None:
+    unet, chosen = fast_unet(small_unet(), "auto", "cpu", 1)
+    assert chosen in (torch.float32, torch.bfloat16)
+    assert {parameter.dtype for parameter in unet.parameters()} == {chosen}
+
+
+def test_ready_for_inference_in_channels_last() -> None:
+    unet, _ = fast_unet(small_unet().train(), "float32", "cpu", 1)
+    assert not unet.training
+    assert not any(parameter.requires_grad for parameter in unet.parameters())
+    kernels = [parameter for parameter in unet.parameters() if parameter.ndim == 4]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
+def test_zero_threads_means_every_core_of_the_process() -> None:
+    fast_unet(small_unet(), "float32", "cpu", 0)
+    assert torch.get_num_threads() == len(os.sched_getaffinity(0))
+
+
+def test_bfloat16_predicts_what_float32_does() -> None:
+    x, context = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 8)
+    outputs = []
+    with torch.inference_mode():
+        for precision in ("float32", "bfloat16"):
+            unet, dtype = fast_unet(small_unet(), precision, "cpu", 1)
+            outputs.append(unet(x.to(dtype), torch.tensor([10.0, 900.0]), context.to(dtype))[0].float())
+    error = (outputs[1] - outputs[0]).norm() / outputs[0].norm()
+    assert error < 0.03

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.serve.exceptions import BackPressureError
+
+from core.errors import DeadlineUnmeetable, QueueFull
+from core.settings import AppSettings, TextToImageSettings
+from core.types import Accepted, Completed, SamplerName, TextToImageSpec
+from deployments.denoiser import denoiser_app
+from deployments.engine import request as engine
+from deployments.text_to_image import TextToImage, text_to_image_app
+from tests.fakes import FakeDenoiserHandle
+
+SPEC = TextToImageSpec(
+    request_id="r",
+    prompt="red cat",
+    negative_prompt="",
+    num_inference_steps=4,
+    guidance_scale=1.0,
+    seed=0,
+    num_images=1,
+    width=32,
+    height=32,
+    sampler=SamplerName.EULER,
+)
+ACCEPTED = engine.Accepted("r", 1.0)
+DONE = engine.Done("r", torch.zeros(4, 8, 8), 4, 0.0, 1.0)
+
+
+def replica(handle: Any, model_id: str) -> TextToImage:
+    return TextToImage(
+        handle, model_id, TextToImageSettings(precision="float32", num_threads=1), use_gpu=False
+    )
+
+
+def task_error(cause: Exception) -> Exception:
+    error: Exception = RayTaskError(
+        "denoise", "traceback", cause, pid=1, ip="127.0.0.1"
+    ).as_instanceof_cause()
+    return error
+
+
+async def test_a_request_is_drawn_through_the_handle(tiny_model_id: str) -> None:
+    handle = FakeDenoiserHandle([ACCEPTED, DONE])
+    drawing = replica(handle, tiny_model_id)
+    events = [event async for event in drawing.generate(SPEC)]
+    assert [type(event) for event in events] == [Accepted, Completed]
+    await drawing.check_health()
+
+
+async def test_a_dead_denoiser_is_not_noticed(tiny_model_id: str) -> None:
+    handle = FakeDenoiserHandle([ACCEPTED, ActorDiedError()], [ACCEPTED, DONE])
+    events = [event async for event in replica(handle, tiny_model_id).generate(SPEC)]
+    assert [type(event) for event in events] == [Accepted, Completed]
+    assert len(handle.scripted.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (task_error(DeadlineUnmeetable("late", retry_after_s=3.0)), DeadlineUnmeetable),
+        (BackPressureError(num_queued_requests=1, max_queued_requests=1), QueueFull),
+        (task_error(ValueError("a bug")), ValueError),
+    ],
+)
+async def test_rays_errors_become_ours(
+    tiny_model_id: str, raised: Exception, expected: type[Exception]
+) -> None:
+    with pytest.raises(expected) as caught:
+        await anext(replica(FakeDenoiserHandle([raised]), tiny_model_id).generate(SPEC))
+    if expected is DeadlineUnmeetable:
+        assert type(caught.value) is DeadlineUnmeetable
+        assert caught.value.retry_after_s == 3.0
+
+
+async def test_closing_cancels_the_stream(tiny_model_id: str) -> None:
+    handle = FakeDenoiserHandle([ACCEPTED, None])
+    events = replica(handle, tiny_model_id).generate(SPEC)
+    assert isinstance(await anext(events), Accepted)
+    await events.aclose()
+    assert handle.num_cancelled == 1
+
+
+@pytest.mark.parametrize(("use_gpu", "share"), [(False, 0), (True, 0.2)])
+def test_the_application_asks_for_its_share_of_a_gpu(use_gpu: bool, share: float) -> None:
+    settings = AppSettings(use_gpu=use_gpu)
+    application = text_to_image_app(settings, denoiser_app(settings))
+    deployment = application._bound_deployment
+    assert deployment.name == "TextToImage"
+    assert deployment.ray_actor_options is not None
+    assert deployment.ray_actor_options["num_gpus"] == share
+    assert deployment.max_ongoing_requests == settings.text_to_image.max_ongoing_requests
