@@ -75,7 +75,7 @@ def ray_environment(server: LocalServer, scratch: Path) -> dict[str, str]:
     """Environment of a Ray cluster that shares no port and no file with another on the same machine.
 
     A local cluster would turn token authentication on and write a token file, so it is switched off;
-    everything listens on loopback.
+    everything listens on loopback. A variable that is set already is left alone.
     """
     metrics_port, stats_port, fallback_port, grpc_port, first_http_port, first_grpc_port = free_ports(6)
     haproxy = {
@@ -119,7 +119,8 @@ def run_local(server: LocalServer, settings: AppSettings) -> int:
     with tempfile.TemporaryDirectory(prefix="limner-") as scratch:
         # Ray reads its environment when it is imported.
         os.environ.pop("RAY_ADDRESS", None)
-        os.environ.update(ray_environment(server, Path(scratch)))
+        for name, value in ray_environment(server, Path(scratch)).items():
+            os.environ.setdefault(name, value)
         return _serve(server, settings, dashboard_port, started, stop)
 
 

@@ -19,7 +19,12 @@ from tests.readme import ROOT
 
 START_LIMIT_S = 240
 
-OTHER_CLUSTER = "import ray, sys; ray.init(address='local', num_cpus=1, include_dashboard=False); print('up', flush=True); sys.stdin.read()"
+OTHER_CLUSTER = """
+import ray, sys
+ray.init(address='local', num_cpus=1, include_dashboard=False)
+print('up', flush=True)
+sys.stdin.read()
+"""
 
 
 @dataclass(frozen=True)
