@@ -1,9 +1,8 @@
 """The whole deployment graph, wired in one place: Router → TextToImage → Denoiser.
 
-``build`` is what ``serve_config.yaml`` names. The router process imports no torch.
+``build`` is what ``serve_config.yaml`` names. The router process imports no torch. Annotations are not
+postponed here: Ray Serve reads that of ``build`` to validate its arguments.
 """
-
-from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator

@@ -11,7 +11,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,13 @@ def free_ports(number: int) -> list[int]:
             probe.close()
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for HAProxy's files. Short: a Unix socket below it has 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="limner-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 def ray_environment(server: LocalServer, scratch: Path) -> dict[str, str]:
     """Environment of a Ray cluster that shares no port and no file with another on the same machine.
 
@@ -116,10 +124,10 @@ def run_local(server: LocalServer, settings: AppSettings) -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with tempfile.TemporaryDirectory(prefix="limner-") as scratch:
+    with scratch_folder() as scratch:
         # Ray reads its environment when it is imported.
         os.environ.pop("RAY_ADDRESS", None)
-        for name, value in ray_environment(server, Path(scratch)).items():
+        for name, value in ray_environment(server, scratch).items():
             os.environ.setdefault(name, value)
         return _serve(server, settings, dashboard_port, started, stop)
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from core.settings import LocalServer
-from serve_app.cli import SERVE_CONFIG, free_ports, ray_environment
+from serve_app.cli import SERVE_CONFIG, free_ports, ray_environment, scratch_folder
 from tests.e2e.conftest import START_LIMIT_S, environment
 from tests.readme import ROOT
 
@@ -28,8 +28,13 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def dashboard_url(tmp_path: Path) -> Iterator[str]:
+def dashboard_url() -> Iterator[str]:
     """A Ray cluster with nothing on it."""
+    with scratch_folder() as scratch:
+        yield from cluster(scratch)
+
+
+def cluster(scratch: Path) -> Iterator[str]:
     (port,) = free_ports(1)
     process = subprocess.Popen(
         [sys.executable, "-c", CLUSTER, str(port)],
@@ -37,7 +42,7 @@ def dashboard_url(tmp_path: Path) -> Iterator[str]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=environment(**ray_environment(LocalServer(), tmp_path)),
+        env=environment(**ray_environment(LocalServer(), scratch)),
     )
     assert process.stdout is not None
     assert process.stdin is not None
