@@ -1,4 +1,4 @@
-"""Synchronous data-parallel training on CPU cores: one single-threaded process per core.
+"""Synchronous data-parallel training on CPU cores, one single-threaded process per core, or on one GPU.
 
 Processes share parameters, gradients and optimizer state in memory, so nothing is sent, and each does its
 share of the optimizer's work. Single threads lose less than a thread pool when other programs want the cores.
@@ -51,6 +51,7 @@ class Plan:
     lr: float
     cooldown_from: int | None = None
     warmup: int = 50
+    device: str = "cpu"
     processes: int = 2
     muon: bool = True
     ema_power: float = 12.0
@@ -59,17 +60,22 @@ class Plan:
     log_every: int = 10
 
 
-def _shared_zeros(*shape: int) -> Tensor:
-    zeros: Tensor = torch.zeros(shape).share_memory_()
-    return zeros
+def _shared_zeros(*shape: int, device: str = "cpu") -> Tensor:
+    zeros = torch.zeros(shape, device=device)
+    return zeros.share_memory_() if device == "cpu" else zeros
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters, and so its inputs, belong."""
+    return next(model.parameters()).device
 
 
 class Shared:
     """Flat vectors in shared memory: every kind of state, and one gradient per process."""
 
-    def __init__(self, size: int, processes: int) -> None:
-        self.state = {kind: _shared_zeros(size) for kind in KINDS}
-        self.gradients = _shared_zeros(processes, size)
+    def __init__(self, size: int, processes: int, device: str) -> None:
+        self.state = {kind: _shared_zeros(size, device=device) for kind in KINDS}
+        self.gradients = _shared_zeros(processes, size, device=device)
         self.losses = _shared_zeros(processes)
         self.halt = _shared_zeros(1)
 
@@ -91,7 +97,7 @@ def train(task: Task, plan: Plan) -> None:
     """Train until plan.steps, resuming from plan.out; SIGTERM saves and ends after the step under way."""
     torch.manual_seed(plan.seed)
     model = task.build()
-    shared = Shared(sum(p.numel() for p in model.parameters()), plan.processes)
+    shared = Shared(sum(p.numel() for p in model.parameters()), plan.processes, plan.device)
     first = _restore(plan.out, model, shared)
     context = mp.get_context("spawn")
     barrier = context.Barrier(plan.processes, timeout=900)
@@ -119,7 +125,7 @@ def _restore(folder: Path, model: nn.Module, shared: Shared) -> int:
 
 def _work(task: Task, plan: Plan, shared: Shared, barrier: Any, rank: int, first: int) -> None:
     torch.set_num_threads(1)
-    model = task.build()
+    model = task.build().to(plan.device)
     state = {kind: shared.views(flat, model) for kind, flat in shared.state.items()}
     gradients = [shared.views(flat, model) for flat in shared.gradients]
     for name, parameter in model.named_parameters():
@@ -129,7 +135,7 @@ def _work(task: Task, plan: Plan, shared: Shared, barrier: Any, rank: int, first
     with _asked_to_stop() as asked, Journal(plan, state, first) if rank == 0 else nullcontext() as journal:
         for step in range(first, plan.steps):
             generator = torch.Generator().manual_seed((plan.seed * 1_000_003 + step) * 64 + rank)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast(torch.device(plan.device).type, dtype=torch.bfloat16):
                 loss = task.loss(model, step, plan.batch // plan.processes, generator)
             torch.autograd.backward(loss)
             shared.losses[rank] = loss.detach()

@@ -3,7 +3,6 @@
 Renderings are moved, softened and made noisy at random, so that slightly soft pictures are judged fairly.
 """
 
-import argparse
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 from weights.recipe import classifier, dataset
 from weights.recipe.checkpoint import load as load_checkpoint
 from weights.recipe.classifier import AttributeClassifier
+from weights.recipe.command import plan_of, training_parser
 from weights.recipe.norm import use_fast_norms
-from weights.recipe.parallel import Plan, train
+from weights.recipe.parallel import device_of, train
 from weights.recipe.scenes import Record
 
 MAX_SHIFT = 0.05  # of the width
@@ -89,7 +89,9 @@ class ClassifierTask:
         assert isinstance(model, AttributeClassifier)
         with torch.autocast("cpu", enabled=False):
             pictures = augment(classifier.shrink(self.pictures[rows]), generator)
-        return model.loss(pictures, {key: indices[rows] for key, indices in self.labels.items()})
+        device = device_of(model)
+        wanted = {key: indices[rows].to(device) for key, indices in self.labels.items()}
+        return model.loss(pictures.to(device), wanted)
 
     def lr_scale(self, name: str) -> float:
         """Return 1: all layers learn alike."""
@@ -134,29 +136,11 @@ def finish(out: Path, held_out: Path) -> dict[str, object]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, train and measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = training_parser(__doc__, steps=1500, batch=64, lr=2e-3, cooldown_from=750)
     parser.add_argument("--held-out", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--num", type=int, default=16_000, help="unfiltered pictures to train on")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--cooldown-from", type=int, default=750)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    plan = Plan(
-        out=options.out,
-        steps=options.steps,
-        cooldown_from=options.cooldown_from,
-        batch=options.batch,
-        lr=options.lr,
-        processes=options.processes,
-        seed=options.seed,
-    )
-    train(ClassifierTask(options.data, options.num), plan)
+    train(ClassifierTask(options.data, options.num), plan_of(options))
     print(json.dumps(finish(options.out, options.held_out)))
 
 

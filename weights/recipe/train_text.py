@@ -4,7 +4,6 @@ Linear heads over the pooled token predict every attribute of the caption's reco
 starts from separated words.
 """
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -15,7 +14,8 @@ from transformers import CLIPTokenizer
 
 from weights.recipe import dataset
 from weights.recipe.architecture import CONTEXT_WIDTH, build_text_encoder
-from weights.recipe.parallel import Plan, train
+from weights.recipe.command import plan_of, training_parser
+from weights.recipe.parallel import device_of, train
 from weights.recipe.scenes import Record
 from weights.recipe.text import AttributeReader, attribute_labels, caption_batch, trim_padding
 
@@ -53,7 +53,9 @@ class TextTask:
         rng = Random(int(torch.randint(2**62, (1,), generator=generator)))
         ids = trim_padding(caption_batch(records, self.tokenizer, rng), self.tokenizer.eos_token_id)
         assert isinstance(model, AttributeReader)
-        return model.loss(ids, attribute_labels(records))
+        device = device_of(model)
+        labels = {key: values.to(device) for key, values in attribute_labels(records).items()}
+        return model.loss(ids.to(device), labels)
 
     def lr_scale(self, name: str) -> float:
         """Return 1: all layers learn alike."""
@@ -62,26 +64,10 @@ class TextTask:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = training_parser(__doc__, steps=800, batch=64, lr=1e-3, cooldown_from=500)
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--cooldown-from", type=int, default=500)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    plan = Plan(
-        out=options.out,
-        steps=options.steps,
-        cooldown_from=options.cooldown_from,
-        batch=options.batch,
-        lr=options.lr,
-        seed=options.seed,
-    )
-    train(TextTask(options.data, options.tokenizer), plan)
+    train(TextTask(options.data, options.tokenizer), plan_of(options))
 
 
 if __name__ == "__main__":

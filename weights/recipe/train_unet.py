@@ -3,7 +3,6 @@
 A run at constant rate can be cut short at any checkpoint: start it again with --steps N --cooldown-from M.
 """
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -23,9 +22,10 @@ from weights.recipe.architecture import (
     build_text_encoder,
     build_unet,
 )
+from weights.recipe.command import plan_of, training_parser
 from weights.recipe.export import TEXT_PREFIX, averaged, load_part
 from weights.recipe.norm import use_fast_norms
-from weights.recipe.parallel import Plan, train
+from weights.recipe.parallel import device_of, train
 from weights.recipe.scenes import Record
 from weights.recipe.text import caption_batch
 
@@ -100,9 +100,11 @@ class UnetTask:
         spread = (1 - self.opened["alphas"][timesteps]).sqrt().view(-1, 1, 1, 1)
         noisy = (signal * clean + spread * noise).contiguous(memory_format=torch.channels_last)
         assert isinstance(model, nn.ModuleDict)
-        context = model["text_encoder"](input_ids=ids).last_hidden_state
-        predicted = model["unet"](noisy, timesteps, context).sample.float()
-        loss: Tensor = (predicted - (signal * noise - spread * clean)).square().mean()
+        wanted = signal * noise - spread * clean
+        device = device_of(model)
+        context = model["text_encoder"](input_ids=ids.to(device)).last_hidden_state
+        predicted = model["unet"](noisy.to(device), timesteps.to(device), context).sample.float()
+        loss: Tensor = (predicted - wanted.to(device)).square().mean()
         return loss
 
     def lr_scale(self, name: str) -> float:
@@ -112,32 +114,13 @@ class UnetTask:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = training_parser(__doc__, steps=100_000, batch=32, lr=2e-3)
     parser.add_argument("--latents", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--text", type=Path, help="output folder of train_text")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--cooldown-from", type=int, default=None)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--warmup", type=int, default=60)
-    parser.add_argument("--adam", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    plan = Plan(
-        out=options.out,
-        steps=options.steps,
-        cooldown_from=options.cooldown_from,
-        batch=options.batch,
-        lr=options.lr,
-        warmup=options.warmup,
-        muon=not options.adam,
-        seed=options.seed,
-    )
-    train(UnetTask(options.data, options.latents, options.tokenizer, options.text), plan)
+    task = UnetTask(options.data, options.latents, options.tokenizer, options.text)
+    train(task, plan_of(options))
 
 
 if __name__ == "__main__":

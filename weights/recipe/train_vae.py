@@ -3,7 +3,6 @@
 Random 64 x 64 crops, then whole pictures from --whole-from on, so that normalisation layers meet both.
 """
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from weights.recipe.architecture import VAE_BLOCKS, build_vae
+from weights.recipe.command import plan_of, training_parser
 from weights.recipe.norm import use_fast_norms
-from weights.recipe.parallel import Plan, train
+from weights.recipe.parallel import device_of, train
 from weights.recipe.vae import autoencoder_loss
 
 
@@ -56,7 +56,7 @@ class VaeTask:
             for row, top, left in zip(rows, tops, lefts, strict=True)
         ]
         assert isinstance(model, AutoencoderKL)
-        return autoencoder_loss(model, to_tensor(np.stack(crops)), generator)
+        return autoencoder_loss(model, to_tensor(np.stack(crops)).to(device_of(model)), generator)
 
     def lr_scale(self, name: str) -> float:
         """Return 1: all layers learn alike."""
@@ -65,28 +65,10 @@ class VaeTask:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--cooldown-from", type=int, default=None)
+    parser = training_parser(__doc__, steps=3000, batch=16, lr=2e-3)
     parser.add_argument("--whole-from", type=int, default=10**9)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--adam", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    plan = Plan(
-        out=options.out,
-        steps=options.steps,
-        cooldown_from=options.cooldown_from,
-        batch=options.batch,
-        lr=options.lr,
-        muon=not options.adam,
-        seed=options.seed,
-    )
-    train(VaeTask(options.data, options.whole_from), plan)
+    train(VaeTask(options.data, options.whole_from), plan_of(options))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def autoencoder_loss(vae: AutoencoderKL, pictures: Tensor, generator: torch.Gene
     (Skorokhodov et al. 2025, scale equivariance).
     """
     posterior = vae.encode(pictures).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator)
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean.device)
     latents = posterior.mean + posterior.std * noise.contiguous(memory_format=torch.channels_last)
     loss = picture_loss(vae.decode(latents).sample.float(), pictures)
     half = vae.decode(F.avg_pool2d(latents, 2)).sample.float()
