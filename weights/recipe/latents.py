@@ -35,7 +35,13 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, batch: int = 10) -> Tensor:
 
 
 def finish(folder: Path, pictures: np.ndarray) -> AutoencoderKL:
-    """Return the averaged autoencoder of a training folder with its latents normalised over pictures."""
+    """Return the averaged autoencoder of a training folder with its latents normalised over pictures.
+
+    One that was finished before, in a folder of diffusers' layout, is returned as it is.
+    """
+    if (folder / "config.json").exists():
+        finished: AutoencoderKL = AutoencoderKL.from_pretrained(folder, dtype=torch.float32)
+        return finished.eval().to(memory_format=torch.channels_last)
     vae = build_vae()
     load_part(vae, averaged(folder))
     vae = vae.eval().to(memory_format=torch.channels_last)
@@ -83,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--held-out", type=Path, required=True)
-    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--vae", type=Path, required=True, help="output of train_vae, or weights/mini/vae")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--num", type=int, help="encode only so many; 0: only finish the autoencoder")
     parser.add_argument("--processes", type=int, default=2)

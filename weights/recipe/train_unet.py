@@ -1,6 +1,7 @@
 """Train the UNet with the text encoder: python -m weights.recipe.train_unet --data DIR --latents DIR ...
 
 A run at constant rate can be cut short at any checkpoint: start it again with --steps N --cooldown-from M.
+A new run can start from a model folder, with --start weights/mini.
 """
 
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from weights.recipe import dataset
 from weights.recipe.architecture import (
@@ -59,22 +61,29 @@ class UnetTask:
     latents_folder: Path
     tokenizer_folder: Path
     text: Path | None = None
+    start: Path | None = None
     blocks: tuple[int, ...] = UNET_BLOCKS
     width: int = CONTEXT_WIDTH
     text_layers: int = 3
     opened: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def build(self) -> nn.Module:
-        """Return an untrained UNet and the text encoder as train_text left it."""
+        """Return an untrained UNet and the text encoder as train_text left it, or both as in `start`."""
+        if self.start:
+            unet = UNet2DConditionModel.from_pretrained(self.start / "unet", dtype=torch.float32)
+            encoder = CLIPTextModel.from_pretrained(self.start / "text_encoder", dtype=torch.float32)
+            return self._trainable(unet, encoder)
         tokenizer = CLIPTokenizer.from_pretrained(self.tokenizer_folder)
         encoder = build_text_encoder(
             len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, self.width, self.text_layers
         )
         if self.text:
             load_part(encoder, averaged(self.text), TEXT_PREFIX)
-        unet = build_unet(self.blocks, self.width)
+        return self._trainable(build_unet(self.blocks, self.width), encoder)
+
+    def _trainable(self, unet: UNet2DConditionModel, encoder: CLIPTextModel) -> nn.Module:
         unet.set_attn_processor(AttnProcessor())  # twice as fast to differentiate on CPU as the fused kernel
-        return nn.ModuleDict({"unet": use_fast_norms(unet), "text_encoder": encoder})
+        return nn.ModuleDict({"unet": use_fast_norms(unet), "text_encoder": encoder}).train()
 
     def open(self) -> None:
         """Map the latents; read records, tokenizer and noise schedule."""
@@ -118,8 +127,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--latents", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--text", type=Path, help="output folder of train_text")
+    parser.add_argument("--start", type=Path, help="model folder to go on from, without its optimizer state")
     options = parser.parse_args(arguments)
-    task = UnetTask(options.data, options.latents, options.tokenizer, options.text)
+    task = UnetTask(options.data, options.latents, options.tokenizer, options.text, options.start)
     train(task, plan_of(options))
 
 

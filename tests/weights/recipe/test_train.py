@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +153,19 @@ class Quadratic:
 
     def lr_scale(self, name: str) -> float:
         return 1.0
+
+
+def test_a_run_can_start_from_a_model_folder(data: Path, tmp_path: Path) -> None:
+    task = UnetTask(data, data, data / "tokenizer", blocks=(32, 32), width=48, text_layers=1)
+    torch.manual_seed(3)
+    saved = task.build()
+    for part in ("unet", "text_encoder"):
+        saved.get_submodule(part).save_pretrained(tmp_path / part)  # type: ignore[operator]
+    torch.manual_seed(4)
+    started = replace(task, start=tmp_path).build()
+    for (name, before), after in zip(saved.named_parameters(), started.parameters(), strict=True):
+        assert torch.equal(before, after), name
+    assert started.training
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Every stage of the embedded model in order, into OUT (default: out). Each resumes where it stopped, so this may be
+# interrupted and started again. STEPS, COOLDOWN and BATCH are those of the UNet, which takes nearly all the time.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+PYTHON=${PYTHON:-.venv/bin/python}
+OUT=${OUT:-out}
+STEPS=${STEPS:-9000}
+COOLDOWN=${COOLDOWN:-$((STEPS * 3 / 4))}
+BATCH=${BATCH:-24}
+export OMP_WAIT_POLICY=PASSIVE
+
+stage() {
+  echo "== $1"
+  "$PYTHON" -m "weights.recipe.$@"
+}
+
+[ -e "$OUT/train/pictures.npy" ] || stage dataset --out "$OUT/train" --num 30000 --first-seed 0 --workers "$(nproc)"
+[ -e "$OUT/held-out/pictures.npy" ] ||
+  stage dataset --out "$OUT/held-out" --num 2000 --first-seed 10000000 --workers "$(nproc)"
+[ -e "$OUT/tokenizer/vocab.json" ] || stage tokenizer --data "$OUT/train" --out "$OUT/tokenizer"
+stage train_vae --data "$OUT/train" --out "$OUT/runs/vae" --steps 1200 --cooldown-from 850 --whole-from 1100
+stage train_text --data "$OUT/train" --tokenizer "$OUT/tokenizer" --out "$OUT/runs/text" --steps 400 --cooldown-from 200
+[ -e "$OUT/latents/preview.json" ] ||
+  stage latents --data "$OUT/train" --held-out "$OUT/held-out" --vae "$OUT/runs/vae" --out "$OUT/latents"
+stage train_unet --data "$OUT/train" --latents "$OUT/latents" --tokenizer "$OUT/tokenizer" --text "$OUT/runs/text" \
+  --out "$OUT/runs/unet" --steps "$STEPS" --cooldown-from "$COOLDOWN" --batch "$BATCH"
+stage export --tokenizer "$OUT/tokenizer" --latents "$OUT/latents" --unet "$OUT/runs/unet" --out weights/mini
+"$PYTHON" -m weights.registry --update mini
+stage evaluate --model weights/mini --grid docs/pictures/grid.png
+stage model_card --model weights/mini --runs "$OUT/runs"
