@@ -24,7 +24,7 @@ format: $(VENV)/.dev
 	$(PY) -m ruff format .
 
 bench: $(VENV)/.serve
-	$(PY) -m benchmarks.engine
+	GOMP_SPINCOUNT=1000 $(PY) -m benchmarks.engine
 
 e2e: $(VENV)/.dev
 	$(PY) -m pytest tests/e2e -m e2e

@@ -9,7 +9,7 @@ OUT=${OUT:-out}
 STEPS=${STEPS:-9000}
 COOLDOWN=${COOLDOWN:-$((STEPS * 3 / 4))}
 BATCH=${BATCH:-24}
-export OMP_WAIT_POLICY=PASSIVE
+export GOMP_SPINCOUNT=1000 # threads that spin for long at barriers rob each other of their cores
 
 stage() {
   echo "== $1"
