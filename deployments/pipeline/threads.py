@@ -17,8 +17,9 @@ def actor_options(gpu_share: float) -> dict[str, Any]:
     By default OpenMP's threads spin for milliseconds at every barrier. Where replicas share cores, each
     spins away the time that the others need; threads that sleep at once lose as much in waking up. A short
     spin does well in both. A UNet step of two rows on two cores (GNU OpenMP): alone, 24 ms by default,
-    26 ms with this, 48 ms sleeping; beside a second process, seconds by default, 65 ms with this.
-    Without the policy, GNU OpenMP hardly spins in a process with more threads than cores, as a replica is.
+    26 to 32 ms with this, 48 ms sleeping; beside a second process 65 to 70 ms with this, and seconds by
+    default on a busy machine. The policy is there so that the spin stays as long in a process with more
+    threads than cores; in a replica its effect was not told apart from noise.
     """
     return {
         "num_cpus": 0.1,
