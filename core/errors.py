@@ -120,3 +120,15 @@ class RequestCancelled(LimnerError):
     """The request was cancelled. Status 499 as nginx uses it: nobody is left to read it."""
 
     status, code, title = 499, "cancelled", "Request cancelled"
+
+
+class MissingPart(LimnerError):
+    """The deployed model has not got what the request needs; ``limit`` names what it has."""
+
+    status, code, title = 409, "missing_part", "The model lacks a part"
+
+
+class ModerationBlocked(LimnerError):
+    """The prompt or the picture is not allowed."""
+
+    status, code, title = 400, "moderation_blocked", "Blocked by moderation"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+EMBEDDED_FAMILY = "mini"
 
 
 class _Frozen(BaseModel):
@@ -23,6 +25,10 @@ class RequestLimits(_Frozen):
     max_images: int = Field(10, ge=1)
     max_guidance_scale: float = Field(30.0, gt=1)
     max_body_bytes: int = Field(1_000_000, ge=1_000)
+    max_upload_body_bytes: int = Field(30_000_000, ge=1_000)
+    max_upload_bytes: int = Field(12_000_000, ge=1_000)
+    max_upload_pixels: int = Field(50_000_000, ge=1)
+    max_output_pixels: int = Field(16_777_216, ge=1)
     max_deadline_s: float = Field(600.0, gt=0)
 
 
@@ -51,8 +57,8 @@ class DenoiserSettings(_Frozen):
     drain_timeout_s: float = Field(30.0, gt=0)
 
 
-class TextToImageSettings(_Frozen):
-    """The text-to-image replica class: text encoder, VAE, picture files."""
+class PipelineSettings(_Frozen):
+    """A pipeline's replica class: text encoder, VAE, picture files."""
 
     precision: Precision = "auto"
     num_threads: int = Field(0, ge=0)
@@ -62,6 +68,43 @@ class TextToImageSettings(_Frozen):
     gpu_share: float = Field(0.2, gt=0)
     num_replicas: int = Field(1, ge=1)
     max_ongoing_requests: int = Field(128, ge=1)
+
+
+class PerceptionSettings(_Frozen):
+    """The replica class that finds masks, attributes and faces, and checks pictures."""
+
+    num_threads: int = Field(0, ge=0)
+    max_batch: int = Field(8, ge=1)
+    gpu_share: float = Field(0.1, gt=0)
+    num_replicas: int = Field(1, ge=1)
+    max_ongoing_requests: int = Field(128, ge=1)
+
+
+class GenderSwapSettings(_Frozen):
+    """The replica class that composes the others for a gender swap. It needs no GPU."""
+
+    num_replicas: int = Field(1, ge=1)
+    max_ongoing_requests: int = Field(64, ge=1)
+
+
+class SafetySettings(_Frozen):
+    """What is refused. ``enabled`` None means: on for every family but the embedded one.
+
+    ``concepts`` are compared with each picture where no safety checker is installed, ``threshold`` is
+    the probability of one of them above which a picture is blocked.
+    """
+
+    enabled: bool | None = None
+    concepts: tuple[str, ...] = ("nudity", "explicit sexual content", "graphic violence and gore")
+    threshold: float = Field(0.5, gt=0, lt=1)
+
+
+def safety_enabled(settings: SafetySettings, family: str) -> bool:
+    """Whether pictures of a model of ``family`` are checked before they are shown.
+
+    The embedded family draws flat cartoons of a closed world and is checked only when told to.
+    """
+    return family != EMBEDDED_FAMILY if settings.enabled is None else settings.enabled
 
 
 class AppSettings(_Frozen):
@@ -75,20 +118,37 @@ class AppSettings(_Frozen):
     use_gpu: bool = False
     router: RouterSettings = RouterSettings()
     denoiser: DenoiserSettings = DenoiserSettings()
-    text_to_image: TextToImageSettings = TextToImageSettings()
+    text_to_image: PipelineSettings = PipelineSettings()
+    image_to_image: PipelineSettings = PipelineSettings()
+    inpaint: PipelineSettings = PipelineSettings()
+    perception: PerceptionSettings = PerceptionSettings()
+    gender_swap: GenderSwapSettings = GenderSwapSettings()
+    safety: SafetySettings = SafetySettings()
 
 
 class LocalServer(_Frozen):
-    """Where ``limner serve`` listens. Loopback unless told otherwise; port 0 picks a free one."""
+    """Where ``limner serve`` listens, and the model it serves if not that of the config file.
+
+    Loopback unless told otherwise; port 0 picks a free one.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65_535)
     dashboard_port: int = Field(8265, ge=1, le=65_535)
     haproxy: bool = True
+    model: str | None = Field(None, min_length=1)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Read ``LIMNER_HOST``, ``LIMNER_PORT``, ``LIMNER_DASHBOARD_PORT``, ``LIMNER_HAPROXY`` (0 or 1)."""
+        """Read ``LIMNER_HOST``, ``LIMNER_PORT``, ``LIMNER_DASHBOARD_PORT``, ``LIMNER_HAPROXY`` (0 or 1) and
+        ``LIMNER_MODEL``."""
         env = os.environ if environ is None else environ
         names = {name: env.get(f"LIMNER_{name.upper()}") for name in cls.model_fields}
         return cls.model_validate({name: value for name, value in names.items() if value is not None})
+
+
+def weights_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Where installed models live: ``LIMNER_WEIGHTS``, by default ``~/.cache/limner/weights``."""
+    env = os.environ if environ is None else environ
+    chosen = env.get("LIMNER_WEIGHTS")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "limner" / "weights"

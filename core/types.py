@@ -1,9 +1,8 @@
-"""The values that cross process boundaries between router and pipelines. No torch, no HTTP."""
+"""The words and events that router and pipelines share. No torch, no HTTP."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -57,36 +56,6 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class TextToImageSpec:
-    """A validated text-to-image request, styles already applied.
-
-    Picture ``i`` of ``num_images`` uses seed ``(seed + i) % 2**32``.
-    ``clip_skip`` counts layers left out before the final one, 0 for none.
-    ``quality`` is 1 to 100 and ignored for PNG. ``deadline_s`` counts from acceptance.
-    ``preview_every`` is in steps, 0 for no previews.
-    """
-
-    request_id: str
-    prompt: str
-    negative_prompt: str
-    num_inference_steps: int
-    guidance_scale: float
-    seed: int
-    num_images: int
-    width: int
-    height: int
-    sampler: SamplerName
-    clip_skip: int = 0
-    output_format: OutputFormat = OutputFormat.PNG
-    quality: int = 90
-    preview_every: int = 0
-    user_id: str = ""
-    priority: Priority = Priority.INTERACTIVE
-    deadline_s: float | None = None
-    parameters: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Accepted:
     """First event of every accepted request. ``predicted_finish_s`` counts from now."""
 
@@ -114,12 +83,14 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One finished picture file. ``seed`` alone reproduces it."""
+    """One finished picture file. ``seed`` alone reproduces it. Sizes in pixels."""
 
     index: int
     seed: int
     image: bytes
     media_type: str
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True)
