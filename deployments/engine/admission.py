@@ -10,20 +10,25 @@ from deployments.engine.request import DenoiseRequest
 from deployments.engine.scheduler import Scheduler, Work
 
 
-def work_of(request: DenoiseRequest, now: float, *, row_ms: float) -> Work:
+def work_of(request: DenoiseRequest, now: float, cost: CostModel, max_rows: int) -> Work:
     """What the scheduler needs to know of a request that arrives ``now``."""
-    rows = [request.num_rows(step) for step in range(request.first_step, request.num_inference_steps)]
+    steps = range(request.first_step, request.num_inference_steps)
     return Work(
         request_id=request.request_id,
         user_id=request.user_id,
         key=request.key,
         priority=request.priority,
-        rows=max(rows),
-        num_steps=len(rows),
-        row_steps=sum(rows),
-        row_ms=row_ms,
+        rows=max(request.num_rows(step) for step in steps),
+        num_steps=len(steps),
+        row_steps=sum(cost_rows(request, step, cost) for step in steps),
+        row_ms=cost.row_ms(request.key, max_rows),
         arrived_at=now,
     )
+
+
+def cost_rows(request: DenoiseRequest, step: int, cost: CostModel) -> float:
+    """How many plain UNet rows cost as much as the request's rows in ``step``."""
+    return cost.rows(request.num_rows(step), request.branch_at(step))
 
 
 def admit(

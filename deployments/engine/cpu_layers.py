@@ -1,4 +1,4 @@
-"""Faster bfloat16 layers for UNets on a CPU: the same mathematics by other PyTorch kernels.
+"""Faster bfloat16 layers for UNets and branches on a CPU: the same mathematics by other PyTorch kernels.
 
 Knows which kernels PyTorch 2.13 is slow at; parameters, their names and layouts stay as they are.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
 # PyTorch normalizes channels-last maps below this many positions by a kernel that crawls in bfloat16:
@@ -19,12 +19,14 @@ _SMALL_MAP = 1024
 _MAX_SCORES = 2**20
 
 
-def use_cpu_layers(unet: nn.Module) -> None:
-    """Switch the group norms and the attention of a diffusers ``unet`` in bfloat16, in place."""
-    for module in unet.modules():
+def use_cpu_layers(network: nn.Module) -> None:
+    """Switch the group norms and the attention of diffusers blocks in bfloat16, in place."""
+    attention = ShortAttention()
+    for module in network.modules():
         if type(module) is nn.GroupNorm and module.affine:
             module.__class__ = MixedGroupNorm
-    unet.set_attn_processor(ShortAttention())  # type: ignore[operator]
+        elif isinstance(module, Attention):
+            module.set_processor(attention)
 
 
 class MixedGroupNorm(nn.GroupNorm):

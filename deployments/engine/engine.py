@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from core.errors import DeadlineExceeded, InvalidRequest, LimnerError, ShuttingDown
-from deployments.engine.admission import admit, work_of
+from deployments.engine.admission import admit, cost_rows, work_of
+from deployments.engine.branch import Branch
+from deployments.engine.check import ModelShape, check
 from deployments.engine.cost import CostModel, Forecast, forecast
 from deployments.engine.ledger import Ledger, LiveRequest, OnEvent, deliver
+from deployments.engine.network import Network, UNet, calibrate, native_key
 from deployments.engine.preview import PreviewMap
 from deployments.engine.report import EngineStats, StepReport
 from deployments.engine.request import (
@@ -31,12 +34,11 @@ from deployments.engine.request import (
     Previewed,
     Progressed,
     TerminalEvent,
-    check,
 )
-from deployments.engine.rows import RunningBatch, UNet, measure_step_ms, native_key
-from deployments.engine.samplers import NoiseSchedule, sampler_table
+from deployments.engine.rows import RunningBatch
+from deployments.engine.samplers import NoiseSchedule
 from deployments.engine.scheduler import BatchKey, Scheduler
-from deployments.engine.trajectory import Trajectory
+from deployments.engine.trajectory import Trajectory, table_of
 
 # An outlook older than this is made anew, so that progress events follow a drifting step time.
 _OUTLOOK_AGE_S = 0.5
@@ -55,6 +57,7 @@ class _Result:
 class Engine:
     """Runs many denoise requests as one batch; they join and leave at every step.
 
+    ``branches`` are the networks beside the UNet that requests may name, of its dtype and on its device.
     ``submit``, ``cancel``, ``hand_back``, ``stats`` and the counts are thread-safe and never wait for a
     step. ``step`` belongs to one thread, which calls every ``on_event``. Each accepted request gets
     exactly one terminal event; after ``cancel`` returned True that event is ``Cancelled``.
@@ -70,10 +73,11 @@ class Engine:
         max_rows: int,
         max_queued_requests: int,
         cost: CostModel,
+        branches: Mapping[str, Branch] | None = None,
         preview: PreviewMap | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._unet, self._schedule = unet, schedule
+        self._network, self._schedule = Network(unet, branches), schedule
         self._dtype, self._device = dtype, torch.device(device)
         self._max_rows, self._max_queued_requests = max_rows, max_queued_requests
         self._preview, self._clock = preview, clock
@@ -93,20 +97,15 @@ class Engine:
 
         Raises InvalidRequest, QueueFull and DeadlineUnmeetable (with ``retry_after_s``), ShuttingDown.
         """
-        config = self._unet.config
-        check(request, channels=config.in_channels, context_dim=config.cross_attention_dim)
-        table = sampler_table(
-            request.sampler, self._schedule, request.num_inference_steps, request.start_step
-        )
-        trajectory = Trajectory(request, table, self._schedule)
+        check(request, ModelShape.of(self._network.unet.config), self._network.branches)
+        trajectory = Trajectory(request, table_of(request, self._schedule), self._schedule)
         with self._changed:
             if self._handing_back:
                 raise ShuttingDown("the denoiser is shutting down")
             if request.request_id in self._ledger:
                 raise InvalidRequest("a request with this id is in progress", field="request_id")
             now = self._clock()
-            full_step_ms = self._cost.step_ms(request.key, self._max_rows)
-            work = work_of(request, now, row_ms=full_step_ms / self._max_rows)
+            work = work_of(request, now, self._cost, self._max_rows)
             self._outlook = admit(
                 self._scheduler,
                 work,
@@ -153,12 +152,15 @@ class Engine:
         with torch.inference_mode():
             batch = self._batch(chosen)
             num_rows = batch.num_rows
+            num_cost_rows = self._num_cost_rows(chosen)
             faults = batch.step()
         results = [self._result(batch, live, faults.get(live.trajectory)) for live in chosen]
         with self._changed:
             num_ended = self._collect(results, began)
             report = StepReport(num_rows, len(chosen), num_gone + num_ended, self._clock() - began)
-            self._account(chosen[0].work.key, report, faulty=bool(faults))
+            self._account(report)
+            if not faults:
+                self._cost.observe(chosen[0].work.key, num_cost_rows, report.duration_s * 1_000)
             outbox = self._ledger.take_outbox()
         deliver(outbox)
         return report
@@ -168,11 +170,8 @@ class Engine:
 
         To be called before the stepping thread starts.
         """
-        counts = {1, self._max_rows, *(2**i for i in range(1, self._max_rows.bit_length()))}
-        for key in keys or (native_key(self._unet.config),):
-            for rows in sorted(counts):
-                ms = measure_step_ms(self._unet, key, rows, self._dtype, self._device)
-                self._cost.calibrate(key, rows, ms)
+        for key in keys or (native_key(self._network.unet.config),):
+            calibrate(self._cost, self._network, key, self._max_rows, self._dtype, self._device)
 
     def fail_all(self, error: LimnerError) -> None:
         """End every request with ``Failed``: for the stepping thread, when the engine itself is at fault."""
@@ -234,7 +233,7 @@ class Engine:
         """The running batch of their key, with exactly these members."""
         key = chosen[0].work.key
         if key not in self._batches:
-            self._batches[key] = RunningBatch(self._unet, self._dtype, self._device)
+            self._batches[key] = RunningBatch(self._network, self._dtype, self._device)
         batch = self._batches[key]
         batch.pack([live.trajectory for live in chosen])
         return batch
@@ -260,7 +259,7 @@ class Engine:
             if result.fault is not None:
                 self._end(live, Failed(live.request.request_id, result.fault))
                 continue
-            live.work.advance(1, live.request.num_rows(live.trajectory.step - 1))
+            live.work.advance(1, cost_rows(live.request, live.trajectory.step - 1, self._cost))
             if result.latents is None:
                 going_on.append(result)
             else:
@@ -286,12 +285,14 @@ class Engine:
         if result.preview is not None:
             self._ledger.tell(live, Previewed(request_id, live.steps_done, result.preview))
 
-    def _account(self, key: BatchKey, report: StepReport, *, faulty: bool) -> None:
+    def _account(self, report: StepReport) -> None:
         self._last = report
         self._num_steps += 1
         self._num_row_steps += report.num_rows
-        if not faulty:
-            self._cost.observe(key, report.num_rows, report.duration_s * 1_000)
+
+    def _num_cost_rows(self, chosen: Sequence[LiveRequest]) -> int:
+        """The coming step's rows, as plain UNet rows of the same cost."""
+        return round(sum(cost_rows(live.request, live.trajectory.step, self._cost) for live in chosen))
 
     def _end(self, live: LiveRequest, event: TerminalEvent) -> None:
         self._ledger.end(live, event)

@@ -1,11 +1,10 @@
 """What goes into the denoise engine and what comes out of it: requests, snapshots, events.
 
-Knows shapes and limits; does not know scheduling, samplers' mathematics or the UNet.
+Knows what a request asks for at each step; does not know scheduling, samplers' mathematics or the UNet.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,8 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from core.errors import InvalidRequest, LimnerError
+from core.errors import LimnerError
 from core.types import Priority, SamplerName
+from deployments.engine.branch import BranchInput
 from deployments.engine.scheduler import BatchKey
 
 
@@ -44,7 +44,14 @@ class DenoiseRequest:
     ``mask`` ``[1, h, w]`` as well, only where it is 1 is denoised. ``guidance_interval`` is the part of
     the trajectory, in fractions, that uses guidance. ``deadline_s`` counts from submission.
     ``added_conditions`` are per-picture tensors handed to the UNet as ``added_cond_kwargs``;
-    ``negative_added_conditions`` replaces them in the unconditional row.
+    ``negative_added_conditions`` replaces them in the unconditional row. ``extra_channels`` ``[k, h, w]``
+    follow the scaled latents in every UNet call: for an inpainting UNet of nine channels the mask and the
+    latents of the masked picture. ``branch`` asks for a network beside the UNet.
+
+    With ``invert`` the request walks the other way, by DDIM inversion (Song et al. 2021): from ``source``
+    up to the noise level of ``start_step``, in as many steps as an ordinary request takes from there.
+    Its latents are the ``start_latents`` of that ordinary request, which takes them as they are in place
+    of noised ``source`` latents.
     """
 
     request_id: str
@@ -52,7 +59,11 @@ class DenoiseRequest:
     negative_embeds: Tensor | None = None
     noise: Tensor
     source: Tensor | None = None
+    start_latents: Tensor | None = None
     mask: Tensor | None = None
+    extra_channels: Tensor | None = None
+    branch: BranchInput | None = None
+    invert: bool = False
     added_conditions: Mapping[str, Tensor] = field(default_factory=dict)
     negative_added_conditions: Mapping[str, Tensor] = field(default_factory=dict)
     sampler: SamplerName
@@ -70,6 +81,8 @@ class DenoiseRequest:
     @property
     def key(self) -> BatchKey:
         channels, height, width = self.noise.shape
+        if self.extra_channels is not None:
+            channels += len(self.extra_channels)
         tokens, dim = self.prompt_embeds.shape
         added = tuple(sorted((name, tuple(value.shape)) for name, value in self.added_conditions.items()))
         return BatchKey(channels, height, width, tokens, dim, added)
@@ -79,10 +92,22 @@ class DenoiseRequest:
         """The step this engine takes first: that of the snapshot where there is one."""
         return self.start_step if self.snapshot is None else self.snapshot.step
 
+    def position(self, step: int) -> int:
+        """The step of the ordinary trajectory at whose noise level ``step`` calls the UNet."""
+        if self.invert:
+            return self.num_inference_steps - 1 - (step - self.start_step)
+        return step
+
     def guided(self, step: int) -> bool:
         """Whether ``step`` needs the unconditional row."""
         start, stop = self.guidance_interval
-        return self.guidance_scale > 1 and start <= step / self.num_inference_steps < stop
+        return self.guidance_scale > 1 and start <= self.position(step) / self.num_inference_steps < stop
+
+    def branch_at(self, step: int) -> str | None:
+        """The name of the branch that acts in ``step``."""
+        if self.branch is None or not self.branch.acts(self.position(step), self.num_inference_steps):
+            return None
+        return self.branch.name
 
     def num_rows(self, step: int) -> int:
         return 2 if self.guided(step) else 1
@@ -156,77 +181,3 @@ DenoiseEvent = Accepted | Progressed | Previewed | TerminalEvent
 def noise_for(seed: int, shape: tuple[int, ...]) -> Tensor:
     """The standard normal noise that a diffusers pipeline draws with a CPU generator of this seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
-
-
-def check(request: DenoiseRequest, *, channels: int, context_dim: int) -> None:
-    """Raise :class:`InvalidRequest`, naming the field, unless a UNet of these sizes can denoise it."""
-    _check_numbers(request)
-    _check_tensors(request, channels, context_dim)
-    if request.start_step and request.source is None and request.snapshot is None:
-        raise InvalidRequest("a start step needs source latents", field="source")
-    if request.mask is not None and request.source is None:
-        raise InvalidRequest("a mask needs source latents", field="source")
-    if request.snapshot is not None and not 0 <= request.snapshot.step < request.num_inference_steps:
-        raise InvalidRequest("the snapshot is not of this trajectory", field="snapshot")
-
-
-def _check_numbers(request: DenoiseRequest) -> None:
-    if request.num_inference_steps < 1:
-        raise InvalidRequest("at least one step is needed", field="num_inference_steps", limit=1)
-    if not 0 <= request.start_step < request.num_inference_steps:
-        raise InvalidRequest(
-            "the start step lies outside the trajectory",
-            field="start_step",
-            limit=request.num_inference_steps - 1,
-        )
-    if not math.isfinite(request.guidance_scale):
-        raise InvalidRequest("the guidance scale must be finite", field="guidance_scale")
-    start, stop = request.guidance_interval
-    if not 0 <= start <= stop <= 1:
-        raise InvalidRequest(
-            "the guidance interval must rise within 0 to 1", field="guidance_interval", limit=[0, 1]
-        )
-    if not 0 <= request.seed < 2**64:
-        raise InvalidRequest("the seed must fit 64 bits", field="seed", limit=2**64 - 1)
-    if request.deadline_s is not None and not request.deadline_s > 0:
-        raise InvalidRequest("the deadline must lie in the future", field="deadline_s")
-    if request.preview_every < 0:
-        raise InvalidRequest("the preview interval cannot be negative", field="preview_every", limit=0)
-
-
-def _check_tensors(request: DenoiseRequest, channels: int, context_dim: int) -> None:
-    if request.noise.ndim != 3 or request.noise.shape[0] != channels or not request.noise.numel():
-        raise InvalidRequest(f"noise must be [{channels}, h, w]", field="noise", limit=channels)
-    context = request.prompt_embeds.shape
-    if len(context) != 2 or context[0] < 1 or context[1] != context_dim:
-        raise InvalidRequest(
-            f"prompt embeddings must be [tokens, {context_dim}]", field="prompt_embeds", limit=context_dim
-        )
-    if request.negative_embeds is None and request.guidance_scale > 1:
-        raise InvalidRequest("guidance needs negative embeddings", field="negative_embeds")
-    latents = request.noise.shape
-    expected: dict[str, tuple[Tensor | None, torch.Size]] = {
-        "noise": (request.noise, latents),
-        "source": (request.source, latents),
-        "mask": (request.mask, torch.Size((1, *latents[1:]))),
-        "prompt_embeds": (request.prompt_embeds, context),
-        "negative_embeds": (request.negative_embeds, context),
-    }
-    if request.snapshot is not None:
-        for name in ("latents", "x_prev", "m_prev"):
-            expected[f"snapshot.{name}"] = (getattr(request.snapshot, name), latents)
-    for name, value in request.negative_added_conditions.items():
-        if name not in request.added_conditions:
-            raise InvalidRequest(f"{name} has no positive counterpart", field="negative_added_conditions")
-        expected[f"negative_added_conditions.{name}"] = (value, request.added_conditions[name].shape)
-    for name, (tensor, shape) in expected.items():
-        _check_tensor(name, tensor, shape)
-
-
-def _check_tensor(name: str, tensor: Tensor | None, shape: torch.Size) -> None:
-    if tensor is None:
-        return
-    if tensor.shape != shape:
-        raise InvalidRequest(f"{name} must be {list(shape)}", field=name, limit=list(shape))
-    if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-        raise InvalidRequest(f"{name} must be finite floating-point numbers", field=name)

@@ -6,9 +6,7 @@ Knows tensors and sampler tables; does not know users, deadlines, events or the 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,27 +14,11 @@ from torch import Tensor
 
 from core.errors import GenerationFailed
 from core.telemetry import log, logger
-from deployments.engine.request import DenoiseRequest
-from deployments.engine.scheduler import BatchKey
+from deployments.engine.conditioning import Layout, MemberRows
+from deployments.engine.network import Network
 from deployments.engine.trajectory import Column, Trajectory
 
 _LOG = logger(__name__)
-
-
-class UNet(Protocol):
-    """What the engine calls: a diffusers ``UNet2DConditionModel`` or anything with its signature."""
-
-    config: Any
-
-    def __call__(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        *,
-        added_cond_kwargs: dict[str, Tensor] | None,
-        return_dict: bool,
-    ) -> tuple[Tensor, ...]: ...
 
 
 class RunningBatch:
@@ -46,13 +28,13 @@ class RunningBatch:
     A member has one UNet row, or two while it is guided.
     """
 
-    def __init__(self, unet: UNet, dtype: torch.dtype, device: torch.device) -> None:
-        self._unet = unet
+    def __init__(self, network: Network, dtype: torch.dtype, device: torch.device) -> None:
+        self._network = network
         self._dtype = dtype
         self._device = device
         self.members: list[Trajectory] = []
         self.x = self.origin = self._x_prev = self._m_prev = torch.empty(0)
-        self._layouts: dict[tuple[tuple[int, bool], ...], _Layout] = {}
+        self._layouts: dict[tuple[MemberRows, ...], Layout] = {}
 
     @property
     def num_rows(self) -> int:
@@ -102,16 +84,12 @@ class RunningBatch:
     def predict(self, members: Sequence[int] | None = None) -> Tensor:
         """Guided model output, float32 ``[members, channels, h, w]``, of all or some of the members."""
         chosen = range(len(self.members)) if members is None else members
-        layout = self._layout(
-            tuple((i, self.members[i].request.guided(self.members[i].step)) for i in chosen)
-        )
+        layout = self._layout(tuple(self._rows_of(index) for index in chosen))
         now = self._table[self._members, self._step]
         scaled = self.x * _per_member(now, Column.K)
         sample = scaled.index_select(0, layout.member).to(self._dtype, memory_format=torch.channels_last)
         timestep = now[:, Column.TIMESTEP].index_select(0, layout.member)
-        output = self._unet(
-            sample, timestep, layout.context, added_cond_kwargs=layout.added, return_dict=False
-        )[0].float()
+        output = self._network(sample, timestep, layout).float()
         cond = output.index_select(0, layout.cond)
         if layout.uncond is None:
             return cond
@@ -166,49 +144,16 @@ class RunningBatch:
         zeros = torch.zeros(self.x.shape[1:])
         return torch.stack([zeros if noise is None else noise for noise in drawn]).to(self._device)
 
-    def _layout(self, rows: tuple[tuple[int, bool], ...]) -> _Layout:
+    def _rows_of(self, index: int) -> MemberRows:
+        request, step = self.members[index].request, self.members[index].step
+        return MemberRows(index, request.guided(step), request.branch_at(step))
+
+    def _layout(self, rows: tuple[MemberRows, ...]) -> Layout:
         layout = self._layouts.get(rows)
         if layout is None:
             requests = [member.request for member in self.members]
-            layout = self._layouts[rows] = _Layout(requests, rows, self._dtype, self._device)
+            layout = self._layouts[rows] = Layout(requests, rows, self._dtype, self._device)
         return layout
-
-
-class _Layout:
-    """Which UNet row belongs to which member, and the rows' conditioning."""
-
-    def __init__(
-        self,
-        requests: Sequence[DenoiseRequest],
-        rows: Sequence[tuple[int, bool]],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        member: list[int] = []
-        cond: list[int] = []
-        uncond: list[int] = []
-        context: list[Tensor] = []
-        added: list[Mapping[str, Tensor]] = []
-        for index, guided in rows:
-            request = requests[index]
-            uncond.append(len(member))
-            if guided:
-                assert request.negative_embeds is not None
-                member.append(index)
-                context.append(request.negative_embeds)
-                added.append({**request.added_conditions, **request.negative_added_conditions})
-            cond.append(len(member))
-            member.append(index)
-            context.append(request.prompt_embeds)
-            added.append(request.added_conditions)
-        self.member = torch.tensor(member, device=device)
-        self.chosen = torch.tensor([index for index, _ in rows], device=device)
-        self.cond = torch.tensor(cond, device=device)
-        self.uncond = torch.tensor(uncond, device=device) if any(guided for _, guided in rows) else None
-        self.context = torch.stack(context).to(device, dtype)
-        self.added = {
-            name: torch.stack([row[name] for row in added]).to(device, dtype) for name in added[0]
-        } or None
 
 
 class _Masking:
@@ -237,31 +182,3 @@ class _Masking:
 
 def _per_member(now: Tensor, column: Column) -> Tensor:
     return now[:, column, None, None, None]
-
-
-def native_key(config: Any) -> BatchKey:
-    """The shape that a UNet of this diffusers configuration was trained for."""
-    size, num_tokens = config.sample_size, 77
-    return BatchKey(config.in_channels, size, size, num_tokens, config.cross_attention_dim)
-
-
-def measure_step_ms(
-    unet: UNet, key: BatchKey, rows: int, dtype: torch.dtype, device: torch.device, *, repeats: int = 3
-) -> float:
-    """Milliseconds of one UNet call with ``rows`` rows of this shape.
-
-    The least of ``repeats`` calls, after one that is not measured.
-    """
-    sample = torch.zeros(rows, key.channels, key.height, key.width, dtype=dtype, device=device)
-    context = torch.zeros(rows, key.num_tokens, key.context_dim, dtype=dtype, device=device)
-    added = {name: torch.zeros(rows, *shape, dtype=dtype, device=device) for name, shape in key.added_shapes}
-    timestep = torch.ones(rows, device=device)
-    taken_s = []
-    with torch.inference_mode():
-        sample = sample.to(memory_format=torch.channels_last)
-        for _ in range(repeats + 1):
-            began = time.perf_counter()
-            output = unet(sample, timestep, context, added_cond_kwargs=added or None, return_dict=False)[0]
-            output.flatten()[0].item()  # waits for the device
-            taken_s.append(time.perf_counter() - began)
-    return min(taken_s[1:]) * 1_000

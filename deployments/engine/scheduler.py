@@ -34,7 +34,7 @@ class BatchKey(NamedTuple):
 class Work:
     """What the policy knows of a request.
 
-    ``rows`` is reserved in every step; ``row_steps`` is what remains to compute, in UNet rows summed
+    ``rows`` is reserved in every step; ``row_steps`` is what remains to compute, in plain UNet rows summed
     over the ``num_steps`` that remain, each costing ``row_ms`` of device time. ``tag`` is the user's
     virtual time at the request's first step, None while it is queued.
     """

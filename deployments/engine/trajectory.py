@@ -10,8 +10,9 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from deployments.engine.inversion import inversion_table
 from deployments.engine.request import DenoiseRequest, Snapshot
-from deployments.engine.samplers import NoiseSchedule, SamplerTable
+from deployments.engine.samplers import NoiseSchedule, SamplerTable, sampler_table
 
 
 class Column(IntEnum):
@@ -34,6 +35,13 @@ class Column(IntEnum):
     ORIGIN_M = 9
     KEEP = 10
     RENOISE = 11
+
+
+def table_of(request: DenoiseRequest, schedule: NoiseSchedule) -> SamplerTable:
+    """The table that the request walks. Raises as ``sampler_table`` and ``inversion_table`` do."""
+    if request.invert:
+        return inversion_table(schedule, request.num_inference_steps, request.start_step)
+    return sampler_table(request.sampler, schedule, request.num_inference_steps, request.start_step)
 
 
 def coefficients(request: DenoiseRequest, table: SamplerTable, schedule: NoiseSchedule) -> Tensor:
@@ -109,6 +117,11 @@ class Trajectory:
 
 
 def _start(request: DenoiseRequest, table: SamplerTable) -> Tensor:
+    if request.start_latents is not None:
+        return request.start_latents.float()
+    if request.invert:
+        assert request.source is not None
+        return request.source.float()
     noise = request.noise.float()
     # diffusers' inpainting at full strength starts from pure noise, its image-to-image does not.
     if request.source is None or (request.mask is not None and request.start_step == 0):

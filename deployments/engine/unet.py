@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import os
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -13,9 +14,10 @@ from torch import nn
 from core.settings import Precision
 from core.telemetry import log, logger
 from deployments.engine.cpu_layers import use_cpu_layers
-from deployments.engine.rows import measure_step_ms, native_key
+from deployments.engine.network import measure_step_ms, native_key
 
 _LOG = logger(__name__)
+Module = TypeVar("Module", bound=nn.Module)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Lower precision has to earn its rounding errors: at most this share of float32's time.
 _WORTH_IT = 0.9
@@ -43,11 +45,18 @@ def fast_unet(
     return _in_precision(unet, _DTYPES[precision]), _DTYPES[precision]
 
 
-def _in_precision(unet: nn.Module, dtype: torch.dtype) -> nn.Module:
-    unet = unet.to(dtype)
+def fast_branch(module: Module, dtype: torch.dtype, device: torch.device | str) -> Module:
+    """``module``, a branch, ready for inference beside a UNet that :func:`fast_unet` made of this dtype."""
+    module = module.eval().requires_grad_(False).to(device)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return _in_precision(module, dtype) if torch.device(device).type == "cpu" else module.to(dtype)
+
+
+def _in_precision(module: Module, dtype: torch.dtype) -> Module:
+    module = module.to(dtype)
     if dtype == torch.bfloat16:
-        use_cpu_layers(unet)
-    return unet
+        use_cpu_layers(module)
+    return module
 
 
 def _faster(unet: nn.Module) -> tuple[nn.Module, torch.dtype]:

@@ -50,12 +50,13 @@ def engine(unet: Any = None, **changes: Any) -> Engine:
     return kind(TinyUNet(CONTEXT_DIM) if unet is None else unet, schedule, **{**values, **changes})
 
 
-def small_unet(seed: int = 0) -> UNet2DConditionModel:
+def small_unet(seed: int = 0, in_channels: int = 4) -> UNet2DConditionModel:
     """A real UNet of two levels with random weights, some milliseconds a call."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
             sample_size=8,
+            in_channels=in_channels,
             layers_per_block=1,
             block_out_channels=(32, 32),
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),

@@ -36,6 +36,15 @@ def test_an_unmeasured_shape_costs_in_proportion_to_its_area() -> None:
     assert measured().step_ms(LARGE, 4) == pytest.approx(2 * 77)
 
 
+def test_rows_with_a_branch_count_for_more() -> None:
+    cost = measured()
+    assert cost.rows(2, None) == 2
+    assert cost.rows(2, "edges") == 3
+    cost.calibrate_branch("edges", 0.25)
+    assert cost.rows(2, "edges") == 2.5
+    assert cost.step_ms(KEY, cost.rows(2, "edges")) == pytest.approx(53)
+
+
 def test_without_any_measurement_there_is_a_guess() -> None:
     assert CostModel(default_row_ms=7.0).step_ms(KEY, 4) == 28.0
 

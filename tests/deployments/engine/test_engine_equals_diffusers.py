@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-)
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from torch import Tensor
 
 from core.types import SamplerName
 from deployments.engine.request import DenoiseRequest, HandedBack, noise_for
-from deployments.engine.samplers import NoiseSchedule, scheduler_for
+from deployments.engine.samplers import NoiseSchedule
+from tests.deployments.engine.references import ZERO_SNR, drawn, drawn_from, pipeline_of
 from tests.deployments.engine.scenes import (
     SCHEDULE,
     SHAPE,
@@ -32,62 +27,12 @@ from tests.deployments.engine.scenes import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-ZERO_SNR = NoiseSchedule(
-    prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", steps_offset=1
-)
 UNET = small_unet()
-VAE = AutoencoderKL(
-    block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=8, scaling_factor=1.0
-)
-
-
-def pipeline_of(kind: Any, name: SamplerName, schedule: NoiseSchedule) -> Any:
-    pipeline = kind(
-        vae=VAE,
-        text_encoder=None,
-        tokenizer=None,
-        unet=UNET,
-        scheduler=scheduler_for(name, schedule),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def by_diffusers(wanted: DenoiseRequest, schedule: NoiseSchedule) -> Tensor:
-    pipeline = pipeline_of(StableDiffusionPipeline, wanted.sampler, schedule)
-    assert wanted.negative_embeds is not None
-    drawn: Tensor = pipeline(
-        prompt_embeds=wanted.prompt_embeds[None],
-        negative_prompt_embeds=wanted.negative_embeds[None],
-        num_inference_steps=wanted.num_inference_steps,
-        guidance_scale=wanted.guidance_scale,
-        height=SHAPE[1],
-        width=SHAPE[2],
-        generator=torch.Generator().manual_seed(wanted.seed),
-        output_type="latent",
-    ).images[0]
-    return drawn
-
-
-def from_source(kind: Any, wanted: DenoiseRequest, schedule: NoiseSchedule, **inputs: Any) -> Tensor:
-    pipeline = pipeline_of(kind, wanted.sampler, schedule)
-    assert wanted.negative_embeds is not None
-    assert wanted.source is not None
-    drawn: Tensor = pipeline(
-        prompt_embeds=wanted.prompt_embeds[None],
-        negative_prompt_embeds=wanted.negative_embeds[None],
-        image=wanted.source[None],
-        strength=1 - wanted.start_step / wanted.num_inference_steps,
-        num_inference_steps=wanted.num_inference_steps,
-        guidance_scale=wanted.guidance_scale,
-        generator=torch.Generator().manual_seed(wanted.seed),
-        output_type="latent",
-        **inputs,
-    ).images[0]
-    return drawn
+    pipeline = pipeline_of(StableDiffusionPipeline, UNET, wanted.sampler, schedule)
+    return drawn(pipeline, wanted, height=SHAPE[1], width=SHAPE[2])
 
 
 @pytest.mark.parametrize("name", SamplerName)
@@ -115,28 +60,11 @@ def test_one_batch_of_all_samplers_equals_the_pipelines() -> None:
 @pytest.mark.parametrize("name", [SamplerName.DDIM, SamplerName.EULER_A, SamplerName.DPMPP_2M])
 @pytest.mark.parametrize("start_step", [0, 3])
 def test_image_to_image(name: SamplerName, start_step: int) -> None:
-    wanted = request(
-        seed=5, sampler=name, num_inference_steps=8, start_step=start_step, source=noise_for(99, SHAPE)
-    )
-    expected = from_source(StableDiffusionImg2ImgPipeline, wanted, SCHEDULE)
-    assert psnr_db(alone(wanted, UNET), expected) >= 60
-
-
-@pytest.mark.parametrize("name", [SamplerName.DDIM, SamplerName.EULER_A, SamplerName.DPMPP_2M])
-@pytest.mark.parametrize("start_step", [0, 3])
-def test_inpainting_with_four_channels(name: SamplerName, start_step: int) -> None:
-    mask = torch.zeros(1, 8, 8)
-    mask[:, 2:6, 1:5] = 1.0
     source = noise_for(99, SHAPE)
-    wanted = request(
-        seed=5, sampler=name, num_inference_steps=8, start_step=start_step, source=source, mask=mask
-    )
-    expected = from_source(
-        StableDiffusionInpaintPipeline, wanted, SCHEDULE, mask_image=mask[None], height=8, width=8
-    )
-    drawn = alone(wanted, UNET)
-    assert psnr_db(drawn, expected) >= 60
-    assert torch.equal(drawn * (1 - mask), source * (1 - mask))
+    wanted = request(seed=5, sampler=name, num_inference_steps=8, start_step=start_step, source=source)
+    pipeline = pipeline_of(StableDiffusionImg2ImgPipeline, UNET, name, SCHEDULE)
+    expected = drawn_from(source, pipeline, wanted)
+    assert psnr_db(alone(wanted, UNET), expected) >= 60
 
 
 def test_outside_the_guidance_interval_there_is_no_guidance() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from core.types import SamplerName
+from deployments.engine.network import Network, measure_step_ms, native_key
 from deployments.engine.request import DenoiseRequest, noise_for
-from deployments.engine.rows import RunningBatch, measure_step_ms, native_key
+from deployments.engine.rows import RunningBatch
 from deployments.engine.samplers import sampler_table
-from deployments.engine.trajectory import Trajectory
+from deployments.engine.trajectory import Trajectory, table_of
 from tests.deployments.engine.scenes import CONTEXT_DIM, SCHEDULE, SHAPE, request
 from tests.fakes import TinyUNet
 
@@ -16,12 +17,11 @@ CPU = torch.device("cpu")
 
 
 def trajectory(wanted: DenoiseRequest) -> Trajectory:
-    table = sampler_table(wanted.sampler, SCHEDULE, wanted.num_inference_steps, wanted.start_step)
-    return Trajectory(wanted, table, SCHEDULE)
+    return Trajectory(wanted, table_of(wanted, SCHEDULE), SCHEDULE)
 
 
 def batch_of(*members: Trajectory, unet: TinyUNet | None = None) -> RunningBatch:
-    batch = RunningBatch(unet or TinyUNet(CONTEXT_DIM), torch.float32, CPU)
+    batch = RunningBatch(Network(unet or TinyUNet(CONTEXT_DIM)), torch.float32, CPU)
     batch.pack(members)
     return batch
 

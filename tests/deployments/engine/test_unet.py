@@ -6,9 +6,15 @@ import os
 
 import pytest
 import torch
+from diffusers import ControlNetModel
+from diffusers.models.attention_processor import Attention
+from torch import nn
 
 from core.settings import Precision
-from deployments.engine.unet import fast_unet
+from deployments.engine.branch import ControlNetBranch
+from deployments.engine.brushnet import BrushNet
+from deployments.engine.cpu_layers import MixedGroupNorm, ShortAttention
+from deployments.engine.unet import fast_branch, fast_unet
 from tests.deployments.engine.scenes import small_unet
 
 
@@ -57,3 +63,23 @@ def test_bfloat16_predicts_what_float32_does() -> None:
             outputs.append(unet(x.to(dtype), torch.tensor([10.0, 900.0]), context.to(dtype))[0].float())
     error = (outputs[1] - outputs[0]).norm() / outputs[0].norm()
     assert error < 0.03
+
+
+@pytest.mark.parametrize(
+    "branch",
+    [ControlNetBranch(ControlNetModel.from_unet(small_unet())), BrushNet.from_unet(small_unet())],
+    ids=["ControlNet", "BrushNet"],
+)
+def test_a_branch_is_made_as_fast_as_its_unet(branch: nn.Module) -> None:
+    fast = fast_branch(branch.train(), torch.bfloat16, "cpu")
+    assert not fast.training
+    assert {(parameter.dtype, parameter.requires_grad) for parameter in fast.parameters()} == {
+        (torch.bfloat16, False)
+    }
+    kernels = [parameter for parameter in fast.parameters() if parameter.ndim == 4]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    modules = list(fast.modules())
+    assert any(isinstance(module, MixedGroupNorm) for module in modules)
+    attentions = [module for module in modules if isinstance(module, Attention)]
+    assert attentions
+    assert all(isinstance(attention.processor, ShortAttention) for attention in attentions)

@@ -1,0 +1,169 @@
+"""Which UNet row belongs to which member of a batch, and what conditions each row.
+
+Knows the requests' conditioning tensors; does not know latents, samplers or the UNet itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from deployments.engine.branch import Branch, Residuals
+from deployments.engine.request import DenoiseRequest
+
+
+class MemberRows(NamedTuple):
+    """The rows of ``member`` in a step: two if ``guided``; ``branch`` is the one that acts on them."""
+
+    member: int
+    guided: bool
+    branch: str | None
+
+
+class Layout:
+    """The rows of one UNet call and their conditioning, for as long as neither changes.
+
+    ``member`` ``[rows]`` is the row's member, ``cond`` and ``uncond`` the rows of each of ``chosen``
+    members (None where none is guided), ``extra`` the channels that follow the latents.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[DenoiseRequest],
+        rows: Sequence[MemberRows],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        member: list[int] = []
+        cond: list[int] = []
+        uncond: list[int] = []
+        context: list[Tensor] = []
+        added: list[Mapping[str, Tensor]] = []
+        for index, guided, _ in rows:
+            request = requests[index]
+            uncond.append(len(member))
+            if guided:
+                assert request.negative_embeds is not None
+                member.append(index)
+                context.append(request.negative_embeds)
+                added.append({**request.added_conditions, **request.negative_added_conditions})
+            cond.append(len(member))
+            member.append(index)
+            context.append(request.prompt_embeds)
+            added.append(request.added_conditions)
+        self.member = torch.tensor(member, device=device)
+        self.chosen = torch.tensor([index for index, *_ in rows], device=device)
+        self.cond = torch.tensor(cond, device=device)
+        self.uncond = torch.tensor(uncond, device=device) if any(each.guided for each in rows) else None
+        self.context = torch.stack(context).to(device, dtype)
+        self.added = {
+            name: torch.stack([row[name] for row in added]).to(device, dtype) for name in added[0]
+        } or None
+        extra = [channels for index in member if (channels := requests[index].extra_channels) is not None]
+        self.extra = _stacked_maps(extra, dtype, device) if extra else None
+        self.calls = branch_calls(requests, rows, dtype, device)
+
+
+@dataclass(frozen=True, eq=False)
+class BranchCall:
+    """One call of branch ``name``: the UNet rows it serves, ``[calls]``, None for all, and their inputs."""
+
+    name: str
+    rows: Tensor | None
+    num_rows: int
+    context: Tensor
+    conditioning: Tensor
+    scale: Tensor
+
+
+def branch_calls(
+    requests: Sequence[DenoiseRequest],
+    rows: Sequence[MemberRows],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[BranchCall, ...]:
+    """The calls of a step: one for each branch, more only where its prompts differ in length."""
+    if all(each.branch is None for each in rows):
+        return ()
+    groups: dict[tuple[str, torch.Size], list[tuple[int, Tensor, Tensor, float]]] = {}
+    num_rows = 0
+    for index, guided, name in rows:
+        request = requests[index]
+        asked = request.branch
+        if name is not None:
+            assert asked is not None
+            prompt = request.prompt_embeds if asked.prompt_embeds is None else asked.prompt_embeds
+            texts = [prompt]
+            if guided:
+                negative = request.negative_embeds if asked.negative_embeds is None else asked.negative_embeds
+                assert negative is not None
+                texts = [negative, prompt]
+            group = groups.setdefault((name, prompt.shape), [])
+            for row, text in enumerate(texts, start=num_rows):
+                group.append((row, text, asked.conditioning, asked.scale))
+        num_rows += 2 if guided else 1
+    calls = []
+    for (name, _), group in groups.items():
+        places, texts, conditionings, scales = (list(parts) for parts in zip(*group, strict=True))
+        calls.append(
+            BranchCall(
+                name,
+                None if len(places) == num_rows else torch.tensor(places, device=device),
+                num_rows,
+                torch.stack(texts).to(device, dtype),
+                _stacked_maps(conditionings, dtype, device),
+                torch.tensor(scales, device=device, dtype=dtype)[:, None, None, None],
+            )
+        )
+    return tuple(calls)
+
+
+def residuals_of(
+    calls: Sequence[BranchCall], branches: Mapping[str, Branch], sample: Tensor, timestep: Tensor
+) -> tuple[Residuals | None, Residuals | None]:
+    """What the branches add to the rows of ``sample``: to the skip connections, and to the stream.
+
+    Rows without a branch get zeros; None where no row has a branch of that style.
+    """
+    parts: dict[Literal["skip", "stream"], list[tuple[BranchCall, Residuals]]] = {"skip": [], "stream": []}
+    for call in calls:
+        branch = branches[call.name]
+        own, at = sample, timestep
+        if call.rows is not None:
+            own, at = sample.index_select(0, call.rows), timestep.index_select(0, call.rows)
+        parts[branch.style].append((call, branch(own, at, call.context, call.conditioning)))
+    return _scattered(parts["skip"]), _scattered(parts["stream"])
+
+
+def _scattered(parts: Sequence[tuple[BranchCall, Residuals]]) -> Residuals | None:
+    if not parts:
+        return None
+    calls = [call for call, _ in parts]
+
+    def places(of: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        return tuple(_scatter(calls, residuals) for residuals in zip(*of, strict=True))
+
+    down, up = (places([getattr(each, name) for _, each in parts]) for name in ("down", "up"))
+    return Residuals(down, _scatter(calls, [each.mid for _, each in parts]), up)
+
+
+def _scatter(calls: Sequence[BranchCall], residuals: Sequence[Tensor]) -> Tensor:
+    """The residuals of one place times their scales, as rows of the whole batch."""
+    if calls[0].rows is None:
+        return residuals[0] * calls[0].scale
+    shape = (calls[0].num_rows, *residuals[0].shape[1:])
+    whole = torch.empty(
+        shape, dtype=residuals[0].dtype, device=residuals[0].device, memory_format=torch.channels_last
+    ).zero_()
+    for call, residual in zip(calls, residuals, strict=True):
+        assert call.rows is not None
+        whole.index_copy_(0, call.rows, residual * call.scale)
+    return whole
+
+
+def _stacked_maps(maps: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.stack(list(maps)).to(device, dtype, memory_format=torch.channels_last)

@@ -1,0 +1,159 @@
+"""The UNet with the branches beside it, called as one network, and what a call of either costs.
+
+Knows modules and tensors; does not know requests, samplers or the order of service.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from deployments.engine.branch import Branch
+from deployments.engine.conditioning import Layout, residuals_of
+from deployments.engine.cost import CostModel
+from deployments.engine.ports import ResidualPorts
+from deployments.engine.scheduler import BatchKey
+
+# Rows of a guided request.
+_GUIDED = 2
+
+
+class UNet(Protocol):
+    """What the engine calls: a diffusers ``UNet2DConditionModel`` or anything with its signature."""
+
+    config: Any
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        *,
+        added_cond_kwargs: dict[str, Tensor] | None,
+        return_dict: bool,
+    ) -> tuple[Tensor, ...]: ...
+
+
+class Network:
+    """A UNet and its branches. A call without rows that use a branch is a call of the UNet alone."""
+
+    def __init__(self, unet: UNet, branches: Mapping[str, Branch] | None = None) -> None:
+        self.unet = unet
+        self.branches = dict(branches or {})
+        streams = any(branch.style == "stream" for branch in self.branches.values())
+        self._ports = ResidualPorts(unet) if streams else None
+
+    def __call__(self, sample: Tensor, timestep: Tensor, layout: Layout) -> Tensor:
+        """The model's output ``[rows, channels, h, w]`` for scaled latents of that shape."""
+        widened = sample if layout.extra is None else torch.cat([sample, layout.extra], 1)
+
+        def call(**residuals: Any) -> Tensor:
+            return self.unet(
+                widened,
+                timestep,
+                layout.context,
+                added_cond_kwargs=layout.added,
+                return_dict=False,
+                **residuals,
+            )[0]
+
+        if not layout.calls:
+            return call()
+        skip, stream = residuals_of(layout.calls, self.branches, sample, timestep)
+        skips = (
+            {}
+            if skip is None
+            else {
+                "down_block_additional_residuals": skip.down,
+                "mid_block_additional_residual": skip.mid,
+            }
+        )
+        if stream is None:
+            return call(**skips)
+        assert self._ports is not None
+        with self._ports.adding(stream):
+            return call(**skips)
+
+
+def native_key(config: Any) -> BatchKey:
+    """The shape that a UNet of this diffusers configuration was trained for."""
+    size, num_tokens = config.sample_size, 77
+    return BatchKey(config.in_channels, size, size, num_tokens, config.cross_attention_dim)
+
+
+def measure_step_ms(
+    unet: UNet, key: BatchKey, rows: int, dtype: torch.dtype, device: torch.device, *, repeats: int = 3
+) -> float:
+    """Milliseconds of one UNet call with ``rows`` rows of this shape.
+
+    The least of ``repeats`` calls, after one that is not measured.
+    """
+    sample = _zeros(rows, key.channels, key.height, key.width, dtype=dtype, device=device)
+    context = torch.zeros(rows, key.num_tokens, key.context_dim, dtype=dtype, device=device)
+    added = {name: torch.zeros(rows, *shape, dtype=dtype, device=device) for name, shape in key.added_shapes}
+    timestep = torch.ones(rows, device=device)
+    return _least_ms(
+        lambda: unet(sample, timestep, context, added_cond_kwargs=added or None, return_dict=False)[0],
+        repeats,
+    )
+
+
+def measure_branch_ms(
+    branch: Branch,
+    key: BatchKey,
+    latent_channels: int,
+    rows: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    repeats: int = 3,
+) -> float:
+    """Milliseconds of one call of ``branch`` beside a UNet of this shape, measured in the same way."""
+    factor = branch.conditioning_factor
+    sample = _zeros(rows, latent_channels, key.height, key.width, dtype=dtype, device=device)
+    conditioning = _zeros(
+        rows,
+        branch.conditioning_channels,
+        key.height * factor,
+        key.width * factor,
+        dtype=dtype,
+        device=device,
+    )
+    context = torch.zeros(rows, key.num_tokens, branch.context_dim, dtype=dtype, device=device)
+    timestep = torch.ones(rows, device=device)
+    return _least_ms(lambda: branch(sample, timestep, context, conditioning).mid, repeats)
+
+
+def calibrate(
+    cost: CostModel,
+    network: Network,
+    key: BatchKey,
+    max_rows: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Measure a step at several row counts of a shape, and what each branch adds to a row."""
+    for rows in sorted({1, max_rows, *(2**i for i in range(1, max_rows.bit_length()))}):
+        cost.calibrate(key, rows, measure_step_ms(network.unet, key, rows, dtype, device))
+    channels = network.unet.config.out_channels
+    for name, branch in network.branches.items():
+        ms = measure_branch_ms(branch, key, channels, _GUIDED, dtype, device)
+        cost.calibrate_branch(name, ms / cost.step_ms(key, _GUIDED))
+
+
+def _zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+
+
+def _least_ms(call: Callable[[], Tensor], repeats: int) -> float:
+    taken_s = []
+    with torch.inference_mode():
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            call().flatten()[0].item()  # waits for the device
+            taken_s.append(time.perf_counter() - began)
+    return min(taken_s[1:]) * 1_000
