@@ -1,4 +1,6 @@
-"""The command line: ``limner serve`` runs the whole service on this machine, in a Ray cluster of its own."""
+"""The command line: ``limner serve`` runs the whole service on this machine, in a Ray cluster of its own.
+
+``limner weights`` installs models for it."""
 
 from __future__ import annotations
 
@@ -20,6 +22,7 @@ import yaml
 from pydantic import ValidationError
 
 from core.settings import AppSettings, LocalServer
+from serve_app import weights_cli
 
 SERVE_CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
 
@@ -32,13 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     serve.add_argument(
         "--config", type=Path, default=SERVE_CONFIG, help="serve_config.yaml to read arguments from"
     )
+    weights_cli.add_commands(commands)
     options = parser.parse_args(argv)
+    if options.command == "weights":
+        return weights_cli.run(options)
     try:
         server = LocalServer.from_environment()
         settings = app_settings(options.config)
     except ValidationError as error:
         print(f"limner: {error}", file=sys.stderr)
         return 2
+    if server.model is not None:
+        settings = settings.model_copy(update={"model": server.model})
+    if not weights_cli.ensure_installed(settings.model):
+        return 1
     return run_local(server, settings)
 
 
