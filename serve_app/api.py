@@ -7,16 +7,39 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from core.settings import RouterSettings
 from core.types import ModelInfo
-from serve_app import catalogue, health, openapi, problems, text_to_image
+from serve_app import (
+    catalogue,
+    gender_swap,
+    health,
+    image_to_image,
+    inpaint,
+    mask,
+    openapi,
+    problems,
+    text_to_image,
+    upscale,
+)
 from serve_app.body_limit import BodyLimitMiddleware
+from serve_app.offer import Offer
 from serve_app.pipelines import Pipelines
+from serve_app.prompt_rules import load_prompt_rules
 from serve_app.request_scope import RequestScopeMiddleware
 from serve_app.schemas import Index
 from serve_app.styles import load_styles
 
 API_VERSION = "0.1.0"
-_EXPOSED_HEADERS = ("Limner-Request-Id", "Limner-Seed", "Retry-After", "Server-Timing", "X-Request-ID")
-_DESCRIPTION = """Avatars and illustrations from words.
+_EXPOSED_HEADERS = (
+    "Limner-Mask-Coverage",
+    "Limner-Request-Id",
+    "Limner-Seed",
+    "Retry-After",
+    "Server-Timing",
+    "X-Request-ID",
+)
+_DRAWING_ROUTES = (text_to_image, image_to_image, inpaint, gender_swap, upscale, mask)
+# The paths of routes that take pictures, whose bodies may be larger.
+_UPLOAD_PATHS = ("/v1/image-to-image", "/v1/inpaint", "/v1/gender-swap", "/v1/upscale", "/v1/mask")
+_DESCRIPTION = """Avatars and illustrations from words and pictures.
 
 Every error is an RFC 9457 problem (`application/problem+json`) with a stable `code`, which also carries
 OpenAI's `error` object. What cannot be read is answered with 400; what was read but cannot be done with
@@ -29,10 +52,12 @@ def build_api(
     models: tuple[ModelInfo, ...],
     settings: RouterSettings,
     *,
+    prompt_rules: bool = False,
     echo_request_id: bool = True,
 ) -> FastAPI:
     """The application over ``pipelines``; the first of ``models`` is the default one.
 
+    ``prompt_rules`` is whether prompts have to keep the rules of ``prompt_rules.toml``.
     ``echo_request_id`` is off behind a proxy that puts ``x-request-id`` on responses itself, as Ray
     Serve's does.
     """
@@ -47,7 +72,12 @@ def build_api(
     problems.install(app)
     openapi.install(app, settings.limits)
     # The last one added is outermost: CORS headers belong on errors too.
-    app.add_middleware(BodyLimitMiddleware, max_body_bytes=settings.limits.max_body_bytes)
+    limits = settings.limits
+    app.add_middleware(
+        BodyLimitMiddleware,
+        max_body_bytes=limits.max_body_bytes,
+        by_path=dict.fromkeys(_UPLOAD_PATHS, limits.max_upload_body_bytes),
+    )
     app.add_middleware(RequestScopeMiddleware, echo_request_id=echo_request_id)
     if settings.cors_origins:
         app.add_middleware(
@@ -59,7 +89,9 @@ def build_api(
         )
     styles = load_styles()
     index = Index(name="Limner", version=API_VERSION, links=catalogue.LINKS)
-    app.include_router(text_to_image.build_router(pipelines, models, styles, settings.limits))
+    offer = Offer(models, styles, limits, load_prompt_rules() if prompt_rules else None)
+    for route in _DRAWING_ROUTES:
+        app.include_router(route.build_router(pipelines, offer))
     app.include_router(catalogue.build_router(models, styles, index))
     app.include_router(catalogue.build_problem_router())
     app.include_router(health.build_router(pipelines))

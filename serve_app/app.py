@@ -1,4 +1,4 @@
-"""The whole deployment graph, wired in one place: Router → TextToImage → Denoiser.
+"""The whole deployment graph, wired in one place: Router → pipelines → Denoiser and Perception.
 
 ``build`` is what ``serve_config.yaml`` names. The router process imports no torch. Annotations are not
 postponed here: Ray Serve reads that of ``build`` to validate its arguments.
@@ -7,7 +7,8 @@ postponed here: Ray Serve reads that of ``build`` to validate its arguments.
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, cast
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar, cast
 
 from fastapi import FastAPI
 from ray import serve
@@ -16,30 +17,47 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from core.errors import GenerationFailed, NotReady, QueueFull
-from core.settings import AppSettings, RouterSettings
+from core.settings import AppSettings, safety_enabled
+from core.specs import (
+    FoundMask,
+    GenderSwapSpec,
+    GenerationSpec,
+    ImageToImageSpec,
+    InpaintSpec,
+    MaskSpec,
+    TextToImageSpec,
+    UpscaleSpec,
+)
 from core.telemetry import configure
-from core.types import Accepted, Completed, ModelInfo, PipelineEvent, TextToImageSpec
+from core.types import Accepted, Completed, ModelInfo, PipelineEvent
 from deployments.denoiser import denoiser_app
+from deployments.gender_swap import gender_swap_app
+from deployments.image_to_image import image_to_image_app
+from deployments.inpaint import inpaint_app
+from deployments.perception import perception_app
+from deployments.pipeline.networks import has_inpainting_unet
+from deployments.serving.handles import ask
 from deployments.text_to_image import text_to_image_app
 from serve_app.api import build_api
-from serve_app.pipelines import TextToImagePipeline
 from weights import registry
+
+S = TypeVar("S", bound=GenerationSpec)
 
 _ATTEMPTS = 3
 _READY_TIMEOUT_S = 2.0
 
 
-class TextToImageHandle:
-    """A ``TextToImage`` handle as the routes see it.
+class PipelineHandle(Generic[S]):
+    """A pipeline's handle as the routes see it.
 
     When its replica dies, the request starts over on another one: the seed makes the same pictures, so
     the client notices a pause and nothing else.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        self._handle = handle.options(stream=True)
+    def __init__(self, handle: DeploymentHandle[Any], method: str = "generate") -> None:
+        self._stream: Any = getattr(handle.options(stream=True), method)
 
-    async def generate(self, spec: TextToImageSpec) -> AsyncGenerator[PipelineEvent, None]:
+    async def generate(self, spec: S) -> AsyncGenerator[PipelineEvent, None]:
         accepted = False
         for _ in range(_ATTEMPTS):
             try:
@@ -54,13 +72,13 @@ class TextToImageHandle:
             except RayActorError:
                 continue
             except BackPressureError as error:
-                raise QueueFull("Every text-to-image replica is at its limit", retry_after_s=1.0) from error
+                raise QueueFull("Every replica of the pipeline is at its limit", retry_after_s=1.0) from error
             except DeploymentUnavailableError as error:
-                raise NotReady("No text-to-image replica is running", retry_after_s=5.0) from error
+                raise NotReady("No replica of the pipeline is running", retry_after_s=5.0) from error
         raise GenerationFailed(f"The replica was lost {_ATTEMPTS} times", retry_after_s=5.0)
 
-    async def _attempt(self, spec: TextToImageSpec) -> AsyncGenerator[PipelineEvent, None]:
-        events = cast(DeploymentResponseGenerator[PipelineEvent], self._handle.generate.remote(spec))
+    async def _attempt(self, spec: S) -> AsyncGenerator[PipelineEvent, None]:
+        events = cast(DeploymentResponseGenerator[PipelineEvent], self._stream.remote(spec))
         try:
             async for event in events:
                 yield event
@@ -69,16 +87,57 @@ class TextToImageHandle:
             events.cancel()
 
 
+class PerceptionHandle:
+    """Perception's handle as the routes see it."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle
+
+    async def mask(self, spec: MaskSpec) -> FoundMask:
+        return cast(FoundMask, await ask(self._handle, "mask", spec))
+
+
+@dataclass(frozen=True)
+class Handles:
+    """The handles of every deployment but the router's."""
+
+    denoiser: DeploymentHandle[Any]
+    perception: DeploymentHandle[Any]
+    text_to_image: DeploymentHandle[Any]
+    image_to_image: DeploymentHandle[Any]
+    inpaint: DeploymentHandle[Any]
+    gender_swap: DeploymentHandle[Any]
+
+
 class ServedPipelines:
-    """The pipelines behind their handles."""
+    """The pipelines behind their handles; one model is deployed at a time."""
 
-    def __init__(self, text_to_image: DeploymentHandle[Any], denoiser: DeploymentHandle[Any]) -> None:
-        self._text_to_image = TextToImageHandle(text_to_image)
-        self._probed = (text_to_image, denoiser)
+    def __init__(self, handles: Handles) -> None:
+        self._probed = [getattr(handles, member.name) for member in fields(handles)]
+        self._text_to_image = PipelineHandle[TextToImageSpec](handles.text_to_image)
+        self._image_to_image = PipelineHandle[ImageToImageSpec](handles.image_to_image)
+        self._upscale = PipelineHandle[UpscaleSpec](handles.image_to_image, "upscale")
+        self._inpaint = PipelineHandle[InpaintSpec](handles.inpaint)
+        self._gender_swap = PipelineHandle[GenderSwapSpec](handles.gender_swap)
+        self._perception = PerceptionHandle(handles.perception)
 
-    def text_to_image(self, model_id: str) -> TextToImagePipeline:
-        """The pipeline of ``model_id``; one model is deployed at a time."""
+    def text_to_image(self, model_id: str) -> PipelineHandle[TextToImageSpec]:
         return self._text_to_image
+
+    def image_to_image(self, model_id: str) -> PipelineHandle[ImageToImageSpec]:
+        return self._image_to_image
+
+    def upscale(self, model_id: str) -> PipelineHandle[UpscaleSpec]:
+        return self._upscale
+
+    def inpaint(self, model_id: str) -> PipelineHandle[InpaintSpec]:
+        return self._inpaint
+
+    def gender_swap(self, model_id: str) -> PipelineHandle[GenderSwapSpec]:
+        return self._gender_swap
+
+    def perception(self, model_id: str) -> PerceptionHandle:
+        return self._perception
 
     async def ready(self) -> bool:
         """Whether a replica of every deployment answers its health check now."""
@@ -97,29 +156,44 @@ class Router:
 
     def __init__(
         self,
-        text_to_image: DeploymentHandle[Any],
-        denoiser: DeploymentHandle[Any],
+        handles: dict[str, DeploymentHandle[Any]],
         models: tuple[ModelInfo, ...],
-        settings: RouterSettings,
+        settings: AppSettings,
     ) -> None:
         configure()
-        self._pipelines = ServedPipelines(text_to_image, denoiser)
+        self._pipelines = ServedPipelines(Handles(**handles))
         self._models = models
         self._settings = settings
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Ray Serve's own middleware echoes X-Request-ID already.
-        return build_api(self._pipelines, self._models, self._settings, echo_request_id=False)
+        return build_api(
+            self._pipelines,
+            self._models,
+            self._settings.router,
+            prompt_rules=safety_enabled(self._settings.safety, self._models[0].family),
+            echo_request_id=False,
+        )
 
 
 def build(args: AppSettings) -> serve.Application:
     """The application of ``args``; Ray Serve validates ``serve_config.yaml`` against their type."""
     denoiser = denoiser_app(args)
-    text_to_image = text_to_image_app(args, denoiser)
+    perception = perception_app(args)
+    image_to_image = image_to_image_app(args, denoiser, perception)
+    inpaint_denoiser = denoiser_app(args, inpainting=True) if has_inpainting_unet(args.model) else None
+    inpaint = inpaint_app(args, denoiser, perception, inpaint_denoiser)
+    handles = {
+        "denoiser": denoiser,
+        "perception": perception,
+        "text_to_image": text_to_image_app(args, denoiser, perception),
+        "image_to_image": image_to_image,
+        "inpaint": inpaint,
+        "gender_swap": gender_swap_app(args, perception, inpaint, image_to_image),
+    }
     router = cast(serve.Deployment, Router).options(
         num_replicas=args.router.num_replicas,
         max_ongoing_requests=args.router.max_ongoing_requests,
         ray_actor_options={"num_cpus": 0.1},
     )
-    models = (registry.info(args.model),)
-    return router.bind(text_to_image, denoiser, models, args.router)
+    return router.bind(handles, (registry.info(args.model),), args)

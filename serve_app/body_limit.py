@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,36 +14,41 @@ from serve_app.negotiation import JSON
 
 
 class BodyLimitMiddleware:
-    """Refuses a body of more than ``max_body_bytes``, chunked ones included, before it is read in full."""
+    """Refuses a body of more than ``max_body_bytes``, chunked ones included, before it is read in full.
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    ``by_path`` has the limits of the routes that take more.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, by_path: Mapping[str, int]) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._by_path = by_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        limit = self._by_path.get(path, self._max_body_bytes)
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isascii() and declared.isdigit() and int(declared[:20]) > self._max_body_bytes:
-            raise self._too_large()
+        if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
+            raise _too_large(limit)
         received = 0
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
+            if received > limit:
                 # FastAPI would take any other exception for a syntax error in the body.
-                raise HTTPException(PayloadTooLarge.status) from self._too_large()
+                raise HTTPException(PayloadTooLarge.status) from _too_large(limit)
             return message
 
         await self._app(scope, counted, send)
 
-    def _too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(
-            f"A request body may have {self._max_body_bytes} bytes.", field="body", limit=self._max_body_bytes
-        )
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"A request body may have {limit} bytes.", field="body", limit=limit)
 
 
 async def require_json(request: Request) -> None:

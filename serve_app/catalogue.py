@@ -9,8 +9,8 @@ from fastapi import APIRouter
 from core.errors import InvalidRequest, LimnerError, NotFound
 from core.types import ModelInfo, SamplerName
 from serve_app import problems
+from serve_app.offer import find_model
 from serve_app.openapi import problem_responses, summary_of
-from serve_app.resolve import find_model
 from serve_app.schemas import (
     Index,
     ModelEntry,
@@ -43,6 +43,11 @@ SAMPLERS: Mapping[SamplerName, tuple[str, str, bool]] = {
 }
 LINKS = {
     "text_to_image": "/v1/text-to-image",
+    "image_to_image": "/v1/image-to-image",
+    "inpaint": "/v1/inpaint",
+    "gender_swap": "/v1/gender-swap",
+    "upscale": "/v1/upscale",
+    "mask": "/v1/mask",
     "styles": "/v1/styles",
     "models": "/v1/models",
     "samplers": "/v1/samplers",

@@ -1,4 +1,4 @@
-"""What the OpenAPI document shows for ``POST /v1/text-to-image``: requests to try and answers to expect."""
+"""What the OpenAPI document shows: requests to try for ``POST /v1/text-to-image``, answers of all routes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from core.errors import (
     InvalidRequest,
     LimnerError,
     MalformedRequest,
+    MissingPart,
+    ModerationBlocked,
     NotAcceptable,
+    NotReady,
     PayloadTooLarge,
     QueueFull,
     RequestCancelled,
@@ -71,34 +74,50 @@ def _header(description: str, kind: str = "string") -> dict[str, Any]:
     return {"description": description, "schema": {"type": kind}}
 
 
+_HEADERS = {
+    "Limner-Request-Id": _header("The `id` of the answer."),
+    "Limner-Seed": _header("The seed of a picture file.", "integer"),
+    "Server-Timing": _header("Milliseconds spent in each stage. Not sent with streams."),
+}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+# What may go wrong on every route that makes something.
+_PROBLEMS: tuple[type[LimnerError], ...] = (
+    MalformedRequest,
+    ModerationBlocked,
+    NotAcceptable,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    InvalidRequest,
+    RequestCancelled,
+    GenerationFailed,
+    LimnerError,
+    QueueFull,
+    NotReady,
+    DeadlineUnmeetable,
+    ShuttingDown,
+    DeadlineExceeded,
+)
+
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The pictures, in the representation that `Accept` and `stream` ask for.",
-        "headers": {
-            "Limner-Request-Id": _header("The `id` of the answer."),
-            "Limner-Seed": _header("The seed of a picture file.", "integer"),
-            "Server-Timing": _header("Milliseconds spent in each stage. Not sent with streams."),
-        },
+        "headers": _HEADERS,
         "content": {
-            **{
-                file_format.media_type: {"schema": {"type": "string", "format": "binary"}}
-                for file_format in OutputFormat
-            },
+            **{file_format.media_type: _BINARY for file_format in OutputFormat},
             EVENT_STREAM: {"schema": {"type": "string"}, "example": _EVENTS},
         },
     },
-    **problem_responses(
-        MalformedRequest,
-        NotAcceptable,
-        PayloadTooLarge,
-        UnsupportedMediaType,
-        InvalidRequest,
-        RequestCancelled,
-        GenerationFailed,
-        LimnerError,
-        QueueFull,
-        DeadlineUnmeetable,
-        ShuttingDown,
-        DeadlineExceeded,
-    ),
+    **problem_responses(*_PROBLEMS),
+}
+EDIT_RESPONSES: dict[int | str, dict[str, Any]] = RESPONSES | problem_responses(MissingPart)
+MASK_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The mask, in the representation that `Accept` asks for.",
+        "headers": {
+            "Limner-Request-Id": _HEADERS["Limner-Request-Id"],
+            "Limner-Mask-Coverage": _header("The share of the picture that the mask covers.", "number"),
+        },
+        "content": {OutputFormat.PNG.media_type: _BINARY},
+    },
+    **problem_responses(*_PROBLEMS, MissingPart),
 }

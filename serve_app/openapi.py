@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,17 +11,30 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from core.errors import LimnerError
 from core.settings import RequestLimits
 from serve_app import problems
+from serve_app.edit_requests import (
+    GenderSwapRequest,
+    ImageToImageRequest,
+    InpaintRequest,
+    MaskRequest,
+    UpscaleRequest,
+)
+from serve_app.negotiation import JSON
+from serve_app.request_body import FORM
 from serve_app.schemas import Problem
 
 _ASSETS = "/docs/assets"
 _REFERENCE = "#/components/schemas/{model}"
+# FastAPI documents the models of the bodies that it reads itself; these are read by ``request_body``.
+_EDIT_REQUESTS = (ImageToImageRequest, MaskRequest, InpaintRequest, GenderSwapRequest, UpscaleRequest)
 TAGS = [
     {"name": "generate", "description": "Pictures from words."},
+    {"name": "edit", "description": "Pictures from pictures, sent as JSON with base64 or as a form."},
     {"name": "catalogue", "description": "What a request may name."},
     {"name": "operations", "description": "For whoever keeps the service running."},
 ]
@@ -52,6 +66,40 @@ def _problem_response(kinds: list[type[LimnerError]]) -> dict[str, Any]:
             "Retry-After": {"description": "Seconds to wait, where known.", "schema": {"type": "integer"}}
         }
     return response
+
+
+def request_body(
+    model: type[BaseModel], examples: Mapping[str, tuple[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    """The ``openapi_extra`` of a route that reads ``model`` as JSON or as a form.
+
+    ``examples`` are a summary and the members by name.
+    """
+    shown = {name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()}
+    json_body = {"schema": {"$ref": _REFERENCE.format(model=model.__name__)}, "examples": shown}
+    form = {"schema": {"$ref": _REFERENCE.format(model=_form_name(model.__name__))}, "examples": shown}
+    return {"requestBody": {"required": True, "content": {JSON: json_body, FORM: form}}}
+
+
+def _form_name(name: str) -> str:
+    return name.removesuffix("Request") + "Form"
+
+
+def _form_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same members with pictures as files; an object is a part of type JSON by OpenAPI's rules."""
+    return {
+        **schema,
+        "title": _form_name(schema["title"]),
+        "properties": {name: _as_part(member) for name, member in schema["properties"].items()},
+    }
+
+
+def _as_part(member: dict[str, Any]) -> dict[str, Any]:
+    alternatives = member.get("anyOf", [member])
+    if any("contentEncoding" in alternative for alternative in alternatives):
+        kept = {name: member[name] for name in ("title", "description") if name in member}
+        return kept | {"type": "string", "format": "binary"}
+    return member
 
 
 def summary_of(kind: type[LimnerError]) -> str:
@@ -92,10 +140,19 @@ def _document(app: FastAPI, limits: RequestLimits) -> dict[str, Any]:
         tags=TAGS,
     )
     schemas = document["components"]["schemas"]
-    _, definitions = models_json_schema([(Problem, "serialization")], ref_template=_REFERENCE)
+    wanted = [(Problem, "serialization"), *((model, "validation") for model in _EDIT_REQUESTS)]
+    _, definitions = models_json_schema(wanted, ref_template=_REFERENCE)  # type: ignore[arg-type]
     schemas.update(definitions["$defs"])
-    members = schemas["TextToImageRequest"]["properties"]
-    for name in ("prompt", "negative_prompt"):
+    for name in ("TextToImageRequest", *(model.__name__ for model in _EDIT_REQUESTS)):
+        _bound(schemas[name]["properties"], limits)
+    for model in _EDIT_REQUESTS:
+        schemas[_form_name(model.__name__)] = _form_schema(schemas[model.__name__])
+    return document
+
+
+def _bound(members: dict[str, Any], limits: RequestLimits) -> None:
+    """Add the limits of this installation to the members that have them."""
+    for name in {"prompt", "negative_prompt"} & set(members):
         members[name]["maxLength"] = limits.max_prompt_chars
     for name, maximum in (
         ("num_inference_steps", limits.max_num_inference_steps),
@@ -104,8 +161,8 @@ def _document(app: FastAPI, limits: RequestLimits) -> dict[str, Any]:
         ("preview_every", limits.max_num_inference_steps),
         ("deadline_s", limits.max_deadline_s),
     ):
-        _number(members[name])["maximum"] = maximum
-    return document
+        if name in members:
+            _number(members[name])["maximum"] = maximum
 
 
 def _number(member: dict[str, Any]) -> dict[str, Any]:

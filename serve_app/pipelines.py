@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from core.types import PipelineEvent, TextToImageSpec
+from core.specs import (
+    FoundMask,
+    GenderSwapSpec,
+    GenerationSpec,
+    ImageToImageSpec,
+    InpaintSpec,
+    MaskSpec,
+    TextToImageSpec,
+    UpscaleSpec,
+)
+from core.types import PipelineEvent
+
+S = TypeVar("S", bound=GenerationSpec, contravariant=True)
 
 
-class TextToImagePipeline(Protocol):
-    """Turns a prompt into pictures."""
+class GenerationPipeline(Protocol[S]):
+    """Turns a spec into pictures."""
 
-    def generate(self, spec: TextToImageSpec) -> AsyncGenerator[PipelineEvent, None]:
+    def generate(self, spec: S) -> AsyncGenerator[PipelineEvent, None]:
         """Yield ``Accepted`` first and ``Completed`` last.
 
         Failures are raised: a ``LimnerError``, or an exception that carries one as ``cause``.
@@ -20,12 +32,35 @@ class TextToImagePipeline(Protocol):
         ...
 
 
-class Pipelines(Protocol):
-    """The pipelines of every model that this service offers."""
+TextToImagePipeline = GenerationPipeline[TextToImageSpec]
+ImageToImagePipeline = GenerationPipeline[ImageToImageSpec]
+InpaintPipeline = GenerationPipeline[InpaintSpec]
+GenderSwapPipeline = GenerationPipeline[GenderSwapSpec]
+UpscalePipeline = GenerationPipeline[UpscaleSpec]
 
-    def text_to_image(self, model_id: str) -> TextToImagePipeline:
-        """The pipeline of a model that ``build_api`` was given."""
+
+class Perception(Protocol):
+    """Finds in a picture what words name."""
+
+    async def mask(self, spec: MaskSpec) -> FoundMask:
+        """Where the words are; a mask without coverage if they are nowhere. Failures as of pipelines."""
         ...
+
+
+class Pipelines(Protocol):
+    """The pipelines of every model that this service offers, by the model's id."""
+
+    def text_to_image(self, model_id: str) -> TextToImagePipeline: ...
+
+    def image_to_image(self, model_id: str) -> ImageToImagePipeline: ...
+
+    def inpaint(self, model_id: str) -> InpaintPipeline: ...
+
+    def gender_swap(self, model_id: str) -> GenderSwapPipeline: ...
+
+    def upscale(self, model_id: str) -> UpscalePipeline: ...
+
+    def perception(self, model_id: str) -> Perception: ...
 
     async def ready(self) -> bool:
         """Whether every pipeline would take a request now."""

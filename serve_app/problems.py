@@ -30,7 +30,7 @@ _MAX_ERRORS = 20
 _MAX_FIELD_CHARS = 100
 _MAX_FRAMES = 12
 # Where pydantic keeps the bound that a value broke.
-_BOUNDS = ("le", "lt", "ge", "gt", "max_length", "min_length", "multiple_of")
+_BOUNDS = ("le", "lt", "ge", "gt", "max_length", "min_length", "multiple_of", "limit")
 _log = logger("problems")
 
 

@@ -1,114 +1,153 @@
-"""From a request to a ``TextToImageSpec``: styles applied, defaults filled in, the model's limits kept.
+"""What the requests of all routes have in common, resolved: styles applied, defaults filled in, limits kept.
 
-Knows no HTTP. Every refusal names the field and its limit.
+Knows no HTTP. Every refusal names the field and its limit. The order of the checks is that of the answer:
+limits, model, rules, styles.
 """
 
 from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from core.errors import InvalidRequest
 from core.settings import RequestLimits
-from core.types import ModelInfo, OutputFormat, TextToImageSpec
-from serve_app.schemas import Parameters, TextToImageRequest
-from serve_app.styles import Style, StyleRecipe, apply
+from core.specs import GenerationSpec, Hires, TextToImageSpec
+from core.types import ModelInfo, OutputFormat
+from serve_app.answer_schemas import DrawingParameters, HiresParameters, Parameters
+from serve_app.members import DrawingRequest, HiresMembers, StyledRequest, TextToImageRequest
+from serve_app.offer import Offer, find_model, find_recipes
+from serve_app.styles import apply
+
+S = TypeVar("S", bound=GenerationSpec)
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(Generic[S]):
     """A request as it will be carried out, and as it is reported."""
 
-    spec: TextToImageSpec
-    parameters: Parameters
-
-    @property
-    def model_id(self) -> str:
-        return self.parameters.model
+    spec: S
+    parameters: DrawingParameters
 
 
-def resolve(
-    request: TextToImageRequest,
-    models: Sequence[ModelInfo],
-    styles: Sequence[Style],
-    limits: RequestLimits,
-    output_format: OutputFormat,
-) -> Resolved:
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The part of a request that all routes share: keyword arguments of its spec and of its parameters."""
+
+    model: ModelInfo
+    spec: dict[str, Any]
+    parameters: dict[str, Any]
+
+
+def resolve_text_to_image(
+    request: TextToImageRequest, offer: Offer, output_format: OutputFormat
+) -> Resolved[TextToImageSpec]:
+    """Raises:
+    InvalidRequest, ModerationBlocked: for the first value that breaks a limit or a rule.
+    """
+    common = resolve_common(request, offer, output_format)
+    width = _side("width", request.width, common.model)
+    height = _side("height", request.height, common.model)
+    hires = resolve_hires(request.hires, width, height, offer.limits)
+    return Resolved(
+        TextToImageSpec(width=width, height=height, hires=hires, **common.spec),
+        Parameters(width=width, height=height, hires=reported(hires), **common.parameters),
+    )
+
+
+def resolve_common(request: DrawingRequest, offer: Offer, output_format: OutputFormat) -> Common:
     """Settings come from the request, else its styles, else the model.
 
     Raises:
         InvalidRequest: for the first value that breaks a limit.
+        ModerationBlocked: for a prompt that breaks a rule.
     """
-    _check_limits(request, limits)
-    model = find_model(request.model, models)
-    recipes = _recipes(request.styles, model, styles)
-    styled = apply(recipes, request.prompt, request.negative_prompt)
-    _at_most("clip_skip", request.clip_skip, model.max_clip_skip)
-    parameters = Parameters(
-        model=model.model_id,
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        styles=request.styles,
-        num_inference_steps=_first(
+    _check_limits(request, offer.limits)
+    model = find_model(request.model, offer.models)
+    check_rules("prompt", request.prompt, model, offer)
+    style_ids = request.styles if isinstance(request, StyledRequest) else []
+    styled = apply(find_recipes(style_ids, model, offer.styles), request.prompt, request.negative_prompt)
+    at_most("clip_skip", request.clip_skip, model.max_clip_skip)
+    settings = {
+        "num_inference_steps": _first(
             request.num_inference_steps, styled.num_inference_steps, model.default_num_inference_steps
         ),
-        guidance_scale=_first(request.guidance_scale, styled.guidance_scale, model.default_guidance_scale),
-        seed=_first(request.seed, secrets.randbits(32)),
-        n=request.n,
-        width=_side("width", request.width, model),
-        height=_side("height", request.height, model),
-        sampler=_first(request.sampler, styled.sampler, model.default_sampler),
-        clip_skip=request.clip_skip,
-        output_format=output_format,
-        quality=request.quality,
-    )
-    spec = TextToImageSpec(
-        request_id=uuid.uuid4().hex,
-        prompt=styled.prompt,
-        negative_prompt=styled.negative_prompt,
-        num_images=parameters.n,
-        preview_every=request.preview_every,
-        deadline_s=request.deadline_s,
-        parameters={"Styles": ", ".join(request.styles)} if request.styles else {},
-        **parameters.model_dump(exclude={"model", "prompt", "negative_prompt", "styles", "n"}),
-    )
-    return Resolved(spec, parameters)
+        "guidance_scale": _first(request.guidance_scale, styled.guidance_scale, model.default_guidance_scale),
+        "seed": _first(request.seed, secrets.randbits(32)),
+        "sampler": _first(request.sampler, styled.sampler, model.default_sampler),
+        "clip_skip": request.clip_skip,
+        "output_format": output_format,
+        "quality": request.quality,
+    }
+    spec = settings | {
+        "request_id": uuid.uuid4().hex,
+        # A template around nothing begins or ends with a comma.
+        "prompt": styled.prompt if request.prompt.strip() else styled.prompt.strip(" ,"),
+        "negative_prompt": styled.negative_prompt,
+        "num_images": request.n,
+        "preview_every": request.preview_every,
+        "deadline_s": request.deadline_s,
+        "parameters": {"Styles": ", ".join(style_ids)} if style_ids else {},
+    }
+    parameters = settings | {
+        "model": model.model_id,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "n": request.n,
+    }
+    if isinstance(request, StyledRequest):
+        parameters["styles"] = style_ids
+    return Common(model, spec, parameters)
 
 
-def find_model(model_id: str | None, models: Sequence[ModelInfo]) -> ModelInfo:
-    """The model with that id; the first one for None.
+def resolve_hires(hires: HiresMembers | None, width: int, height: int, limits: RequestLimits) -> Hires | None:
+    """The second pass over a picture of that size.
 
     Raises:
-        InvalidRequest: if there is none.
+        InvalidRequest: if its result would be too large.
     """
-    if model_id is None:
-        return models[0]
-    for model in models:
-        if model.model_id == model_id:
-            return model
-    known = [model.model_id for model in models]
-    raise InvalidRequest(f"Unknown model. One of: {', '.join(known)}.", field="model", limit=known)
+    if hires is None:
+        return None
+    check_output(width * hires.scale, height * hires.scale, limits, "hires.scale")
+    return Hires(scale=hires.scale, strength=hires.strength)
 
 
-def _recipes(style_ids: Sequence[str], model: ModelInfo, styles: Sequence[Style]) -> list[StyleRecipe]:
-    known = {style.id: style for style in styles}
-    found = []
-    for place, style_id in enumerate(style_ids):
-        recipe = known[style_id].families.get(model.family) if style_id in known else None
-        if recipe is None:
-            able = [style.id for style in styles if model.family in style.families]
-            why = (
-                f"The model {model.model_id} cannot draw this style" if style_id in known else "Unknown style"
-            )
-            raise InvalidRequest(f"{why}. Any of: {', '.join(able)}.", field=f"styles.{place}", limit=able)
-        found.append(recipe)
-    return found
+def reported(hires: Hires | None) -> HiresParameters | None:
+    """``hires`` as an answer reports it."""
+    return HiresParameters(scale=hires.scale, strength=hires.strength) if hires else None
 
 
-def _check_limits(request: TextToImageRequest, limits: RequestLimits) -> None:
+def check_output(width: float, height: float, limits: RequestLimits, field: str) -> None:
+    """Raises:
+    InvalidRequest: naming ``field``, if a picture of that size is more than this installation makes.
+    """
+    if width * height > limits.max_output_pixels:
+        raise InvalidRequest(
+            f"The result would have {round(width)} × {round(height)} pixels, "
+            f"of at most {limits.max_output_pixels} in all.",
+            field=field,
+            limit=limits.max_output_pixels,
+        )
+
+
+def check_rules(field: str, words: str, model: ModelInfo, offer: Offer) -> None:
+    """Raises:
+    ModerationBlocked: if this installation has rules and ``words`` break one.
+    """
+    if offer.rules is not None:
+        offer.rules.check(field, words, model.family)
+
+
+def at_most(field: str, value: float | None, limit: float) -> None:
+    """Raises:
+    InvalidRequest: if ``value`` is given and above ``limit``.
+    """
+    if value is not None and value > limit:
+        raise InvalidRequest(f"At most {limit}.", field=field, limit=limit)
+
+
+def _check_limits(request: DrawingRequest, limits: RequestLimits) -> None:
     for field in ("prompt", "negative_prompt"):
         if len(getattr(request, field)) > limits.max_prompt_chars:
             raise InvalidRequest(
@@ -116,16 +155,11 @@ def _check_limits(request: TextToImageRequest, limits: RequestLimits) -> None:
                 field=field,
                 limit=limits.max_prompt_chars,
             )
-    _at_most("num_inference_steps", request.num_inference_steps, limits.max_num_inference_steps)
-    _at_most("guidance_scale", request.guidance_scale, limits.max_guidance_scale)
-    _at_most("n", request.n, limits.max_images)
-    _at_most("deadline_s", request.deadline_s, limits.max_deadline_s)
-    _at_most("preview_every", request.preview_every, limits.max_num_inference_steps)
-
-
-def _at_most(field: str, value: float | None, limit: float) -> None:
-    if value is not None and value > limit:
-        raise InvalidRequest(f"At most {limit}.", field=field, limit=limit)
+    at_most("num_inference_steps", request.num_inference_steps, limits.max_num_inference_steps)
+    at_most("guidance_scale", request.guidance_scale, limits.max_guidance_scale)
+    at_most("n", request.n, limits.max_images)
+    at_most("deadline_s", request.deadline_s, limits.max_deadline_s)
+    at_most("preview_every", request.preview_every, limits.max_num_inference_steps)
 
 
 def _side(field: str, value: int | None, model: ModelInfo) -> int:

@@ -43,7 +43,7 @@ def layer_of(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
     if parts[0] == "deployments":
         return ".".join(parts[:2]) if len(parts) > 2 else "deployments"
-    if parts[0] == "serve_app" and parts[-1] in ("app.py", "cli.py"):
+    if parts[0] == "serve_app" and parts[-1] in ("app.py", "cli.py", "weights_cli.py"):
         return "serve_app.root"
     return parts[0]
 
@@ -55,9 +55,13 @@ RULE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "store": (("core",), ("torch", "ray", "fastapi")),
     "deployments.engine": (("core",), ("ray", "fastapi")),
     "deployments.pipeline": (("core", "weights", "store", "deployments.engine"), ("ray", "fastapi")),
+    "deployments.serving": (
+        ("core", "weights", "store", "deployments.engine", "deployments.pipeline"),
+        ("fastapi",),
+    ),
     "deployments.training": (("core", "weights", "store", "deployments.engine"), ("fastapi",)),
     "deployments": (
-        ("core", "weights", "store", "deployments.engine", "deployments.pipeline"),
+        ("core", "weights", "store", "deployments.engine", "deployments.pipeline", "deployments.serving"),
         ("fastapi",),
     ),
     "serve_app": (("core", "store"), ("torch", "diffusers", "transformers", "ray")),

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from serve_app.schemas import TextToImageRequest
+from serve_app.members import TextToImageRequest
 from tests.readme import ROOT, commands, curls
 
 README = (ROOT / "README.md").read_text("utf-8")

@@ -9,9 +9,12 @@ import pytest
 
 from core.settings import RequestLimits, RouterSettings
 from serve_app.examples import REQUESTS
+from tests.serve_app.edits import DRAWING, EITHER_WAY, EVERY_ROUTE, MASK, PHOTO
 from tests.serve_app.fakes import Service
 
 METHODS = {"get", "post"}
+# One for many questions: its document takes a while.
+SERVICE = Service()
 
 
 async def document_of(service: Service) -> dict[str, Any]:
@@ -63,6 +66,52 @@ async def test_all_answers_of_text_to_image_are_described() -> None:
     assert "Retry-After" in responses["503"]["headers"]
 
 
+@pytest.mark.parametrize("noun", DRAWING)
+async def test_routes_that_take_pictures_answer_like_text_to_image(noun: str) -> None:
+    paths = (await document_of(SERVICE))["paths"]
+    responses = paths[f"/v1/{noun}"]["post"]["responses"]
+    assert set(responses) == {*paths["/v1/text-to-image"]["post"]["responses"], "409"}
+    assert "moderation_blocked" in responses["400"]["content"]["application/problem+json"]["examples"]
+    schema = responses["200"]["content"]["application/json"]["schema"]["$ref"]
+    assert schema.endswith("Response")
+
+
+async def test_masks_are_answered_in_json_or_as_files() -> None:
+    responses = (await document_of(SERVICE))["paths"]["/v1/mask"]["post"]["responses"]
+    assert set(responses["200"]["content"]) == {"application/json", "image/png"}
+    assert "Limner-Mask-Coverage" in responses["200"]["headers"]
+
+
+@pytest.mark.parametrize("noun", EVERY_ROUTE)
+async def test_pictures_may_come_in_json_or_in_a_form(noun: str) -> None:
+    document = await document_of(SERVICE)
+    content = document["paths"][f"/v1/{noun}"]["post"]["requestBody"]["content"]
+    assert set(content) == {"application/json", "multipart/form-data"}
+    in_json, in_form = (
+        document["components"]["schemas"][body["schema"]["$ref"].rpartition("/")[2]]
+        for body in content.values()
+    )
+    assert in_json["properties"]["image"]["contentEncoding"] == "base64"
+    assert in_form["properties"]["image"]["format"] == "binary"
+    assert set(in_json["properties"]) == set(in_form["properties"])
+    assert "image" in in_json["required"]
+    assert in_json["additionalProperties"] is False
+    assert all(member.get("description") for member in in_json["properties"].values())
+
+
+@pytest.mark.parametrize("noun", EVERY_ROUTE)
+@pytest.mark.parametrize("form", EITHER_WAY)
+async def test_the_examples_with_pictures_work(noun: str, form: bool) -> None:
+    content = (await document_of(SERVICE))["paths"][f"/v1/{noun}"]["post"]["requestBody"]["content"]
+    for example in content["multipart/form-data" if form else "application/json"]["examples"].values():
+        members = example["value"]
+        for name, picture in (("image", PHOTO), ("mask", MASK)):
+            if name in members:
+                members[name] = picture
+        answer = await SERVICE.edit(noun, form=form, **members)
+        assert answer.status_code == 200, answer.text
+
+
 async def test_the_limits_are_the_installation_s() -> None:
     limits = RequestLimits(max_images=3, max_num_inference_steps=42, max_prompt_chars=99)
     document = await document_of(Service(settings=RouterSettings(limits=limits)))
@@ -70,6 +119,8 @@ async def test_the_limits_are_the_installation_s() -> None:
     assert members["n"]["maximum"] == 3
     assert members["num_inference_steps"]["anyOf"][0]["maximum"] == 42
     assert members["prompt"]["maxLength"] == 99
+    swapping = document["components"]["schemas"]["GenderSwapForm"]["properties"]
+    assert (swapping["num_inference_steps"]["maximum"], swapping["n"]["maximum"]) == (42, 3)
     assert all(member.get("description") for member in members.values())
 
 

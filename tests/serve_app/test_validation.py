@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core.settings import RequestLimits, RouterSettings
 from core.types import SamplerName
-from serve_app.schemas import TextToImageRequest
+from serve_app.members import TextToImageRequest
 from serve_app.styles import load_styles
 from tests.serve_app.fakes import Service
 
