@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ray import serve
 from ray._private.worker import global_worker
@@ -22,6 +22,7 @@ from core.telemetry import configure, log, logger
 from deployments.pipeline.threads import actor_options
 
 if TYPE_CHECKING:
+    from deployments.engine.branch import Branch
     from deployments.engine.report import EngineStats
     from deployments.engine.request import DenoiseEvent, DenoiseRequest
 
@@ -44,22 +45,25 @@ class Unhealthy(LimnerError):
 class Denoiser:
     """Denoises latents for the pipelines. One request is one picture."""
 
-    def __init__(self, model_id: str, settings: DenoiserSettings, use_gpu: bool) -> None:
+    def __init__(
+        self, model_id: str, settings: DenoiserSettings, use_gpu: bool, inpainting: bool = False
+    ) -> None:
         # torch and diffusers take ten seconds to import: only the replica pays for them.
         from deployments.engine.cost import CostModel
         from deployments.engine.engine import Engine
         from deployments.engine.preview import PreviewMap
         from deployments.engine.samplers import NoiseSchedule
         from deployments.engine.thread import EngineThread
-        from deployments.engine.unet import fast_unet
+        from deployments.engine.unet import fast_branch, fast_unet
+        from deployments.pipeline.networks import load_branches, load_inpainting_unet
         from weights import registry
 
         configure()
         began = time.monotonic()
         device = "cuda" if use_gpu else "cpu"
-        unet, dtype = fast_unet(
-            registry.load_unet(model_id), settings.precision, device, settings.num_threads
-        )
+        loaded = load_inpainting_unet(model_id) if inpainting else registry.load_unet(model_id)
+        unet, dtype = fast_unet(loaded, settings.precision, device, settings.num_threads)
+        branches = {} if inpainting else load_branches(model_id)
         preview = registry.preview_map(model_id)
         self._engine = Engine(
             unet,
@@ -69,6 +73,9 @@ class Denoiser:
             max_rows=settings.max_rows,
             max_queued_requests=settings.max_queued_requests,
             cost=CostModel(),
+            branches={
+                name: cast("Branch", fast_branch(branch, dtype, device)) for name, branch in branches.items()
+            },
             preview=None if preview is None else PreviewMap.from_mapping(preview),
         )
         self._engine.warm_up()
@@ -189,11 +196,11 @@ class _Metrics:
             self._rows.observe(num_row_steps / num_steps)
 
 
-def denoiser_app(settings: AppSettings) -> serve.Application:
-    """The Denoiser deployment of ``settings``, bound."""
+def denoiser_app(settings: AppSettings, *, inpainting: bool = False) -> serve.Application:
+    """The Denoiser deployment of ``settings``; with ``inpainting`` the one for UNets of nine channels."""
     own = settings.denoiser
     deployment = serve.deployment(
-        name="Denoiser",
+        name="InpaintDenoiser" if inpainting else "Denoiser",
         num_replicas=own.num_replicas,
         max_ongoing_requests=own.max_queued_requests + own.max_rows + _ONGOING_MARGIN,
         ray_actor_options=actor_options(own.gpu_share if settings.use_gpu else 0),
@@ -202,4 +209,4 @@ def denoiser_app(settings: AppSettings) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=own.drain_timeout_s + _KILL_MARGIN_S,
     )
-    return deployment(Denoiser).bind(settings.model, own, settings.use_gpu)
+    return deployment(Denoiser).bind(settings.model, own, settings.use_gpu, inpainting)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import io
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from core.specs import Face, FoundMask, MaskSpec, Verdict
+from core.uploads import open_picture
 from deployments.engine.request import DenoiseEvent, DenoiseRequest
 
 
@@ -107,3 +112,72 @@ class FakeDenoiserStream:
 
     def cancel(self) -> None:
         self._handle.num_cancelled += 1
+
+
+class FakePerception:
+    """Perception with answers given beforehand; ``asked`` holds the methods that were called, in order.
+
+    ``masks`` are by words, and words without one match nothing. A question without ``answers`` has phrases
+    that are all as likely. ``faces`` and ``blocked`` hold for every picture.
+    """
+
+    def __init__(
+        self,
+        *,
+        masks: Mapping[str, FoundMask] | None = None,
+        answers: Mapping[str, dict[str, float]] | None = None,
+        faces: Sequence[Face] = (),
+        blocked: bool = False,
+    ) -> None:
+        self._masks = masks or {}
+        self._answers = answers or {}
+        self._faces = tuple(faces)
+        self._blocked = blocked
+        self.asked: list[str] = []
+
+    async def mask(self, spec: MaskSpec) -> FoundMask:
+        self.asked.append("mask")
+        found = self._masks.get(spec.words)
+        if found is not None:
+            return found
+        width, height = open_picture(spec.image).size
+        file = io.BytesIO()
+        Image.new("L", (width, height)).save(file, "PNG")
+        return FoundMask(mask=file.getvalue(), coverage=0.0, width=width, height=height)
+
+    async def describe(
+        self, image: bytes, questions: Mapping[str, tuple[str, ...]]
+    ) -> dict[str, dict[str, float]]:
+        self.asked.append("describe")
+        return {
+            question: self._answers.get(question, dict.fromkeys(phrases, 1 / len(phrases)))
+            for question, phrases in questions.items()
+        }
+
+    async def faces(self, image: bytes) -> tuple[Face, ...]:
+        self.asked.append("faces")
+        return self._faces
+
+    async def moderate(self, pictures: tuple[bytes, ...]) -> tuple[Verdict, ...]:
+        self.asked.append("moderate")
+        return tuple(Verdict(blocked=self._blocked) for _ in pictures)
+
+
+class FakePerceptionHandle:
+    """A Serve handle of Perception: every method has a ``remote``."""
+
+    def __init__(self, perception: FakePerception) -> None:
+        self._perception = perception
+
+    def __getattr__(self, method: str) -> FakeRemote:
+        return FakeRemote(getattr(self._perception, method))
+
+
+class FakeRemote:
+    """A method of a handle; ``called`` may be any function that returns an awaitable."""
+
+    def __init__(self, called: Callable[..., Awaitable[Any]]) -> None:
+        self._called = called
+
+    def remote(self, *arguments: Any) -> Awaitable[Any]:
+        return self._called(*arguments)

@@ -7,13 +7,15 @@ import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
-from core.errors import DeadlineUnmeetable, QueueFull
-from core.settings import AppSettings, TextToImageSettings
-from core.types import Accepted, Completed, SamplerName, TextToImageSpec
+from core.errors import DeadlineUnmeetable, ModerationBlocked, QueueFull
+from core.settings import AppSettings, PipelineSettings, SafetySettings
+from core.specs import TextToImageSpec
+from core.types import Accepted, Completed, SamplerName
 from deployments.denoiser import denoiser_app
 from deployments.engine import request as engine
+from deployments.perception import perception_app
 from deployments.text_to_image import TextToImage, text_to_image_app
-from tests.fakes import FakeDenoiserHandle
+from tests.fakes import FakeDenoiserHandle, FakePerception, FakePerceptionHandle
 
 SPEC = TextToImageSpec(
     request_id="r",
@@ -27,14 +29,14 @@ SPEC = TextToImageSpec(
     height=32,
     sampler=SamplerName.EULER,
 )
+UNCHECKED = SafetySettings(enabled=False)
 ACCEPTED = engine.Accepted("r", 1.0)
 DONE = engine.Done("r", torch.zeros(4, 8, 8), 4, 0.0, 1.0)
 
 
 def replica(handle: Any, model_id: str) -> TextToImage:
-    return TextToImage(
-        handle, model_id, TextToImageSettings(precision="float32", num_threads=1), use_gpu=False
-    )
+    own = PipelineSettings(precision="float32", num_threads=1)
+    return TextToImage(handle, None, AppSettings(model=model_id, safety=UNCHECKED), own)  # type: ignore[arg-type]
 
 
 def task_error(cause: Exception) -> Exception:
@@ -85,10 +87,27 @@ async def test_closing_cancels_the_stream(tiny_model_id: str) -> None:
     assert handle.num_cancelled == 1
 
 
+async def test_pictures_of_a_checked_family_are_moderated(tiny_model_id: str) -> None:
+    own = PipelineSettings(precision="float32", num_threads=1)
+    settings = AppSettings(model=tiny_model_id, safety=SafetySettings(enabled=True))
+    perception = FakePerception(blocked=True)
+    drawing = TextToImage(
+        FakeDenoiserHandle([ACCEPTED, DONE]),  # type: ignore[arg-type]
+        FakePerceptionHandle(perception),  # type: ignore[arg-type]
+        settings,
+        own,
+    )
+    events = drawing.generate(SPEC)
+    assert isinstance(await anext(events), Accepted)
+    with pytest.raises(ModerationBlocked):
+        await anext(events)
+    assert perception.asked == ["moderate"]
+
+
 @pytest.mark.parametrize(("use_gpu", "share"), [(False, 0), (True, 0.2)])
 def test_the_application_asks_for_its_share_of_a_gpu(use_gpu: bool, share: float) -> None:
     settings = AppSettings(use_gpu=use_gpu)
-    application = text_to_image_app(settings, denoiser_app(settings))
+    application = text_to_image_app(settings, denoiser_app(settings), perception_app(settings))
     deployment = application._bound_deployment
     assert deployment.name == "TextToImage"
     assert deployment.ray_actor_options is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from core.errors import QueueFull
+from core.specs import TextToImageSpec
 from core.types import (
     Accepted,
     Completed,
@@ -25,22 +26,15 @@ from core.types import (
     Preview,
     Progress,
     SamplerName,
-    TextToImageSpec,
 )
 from deployments.engine import request as engine_request
-from deployments.engine.cost import CostModel
-from deployments.engine.engine import Engine
-from deployments.engine.preview import PreviewMap
 from deployments.engine.request import DenoiseEvent, DenoiseRequest
-from deployments.engine.samplers import NoiseSchedule
-from deployments.engine.thread import EngineThread
-from deployments.pipeline.decoder import PictureDecoder
 from deployments.pipeline.denoising import Denoise, ReplicaLost
-from deployments.pipeline.prompts import PromptEncoder
-from deployments.pipeline.streaming import stream_events
+from deployments.pipeline.painting import Painter
+from deployments.pipeline.parts import PipelineParts
 from deployments.pipeline.text_to_image import TextToImagePipeline
 from tests.fakes import ScriptedDenoiser
-from weights import registry
+from tests.replicas import Replicas
 
 # diffusers converts tensors in the way of numpy 1.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -59,74 +53,9 @@ SPEC = TextToImageSpec(
 )
 
 
-class Replicas:
-    """In-process Denoiser replicas on one UNet; requests go to the first that is not leaving."""
-
-    def __init__(self, model_id: str, num_replicas: int) -> None:
-        unet = registry.load_unet(model_id)
-        schedule = NoiseSchedule.from_config(registry.scheduler_config(model_id))
-        self.engines = [
-            Engine(
-                unet,
-                schedule,
-                dtype=torch.float32,
-                device="cpu",
-                max_rows=8,
-                max_queued_requests=16,
-                cost=CostModel(),
-                preview=PreviewMap(torch.eye(4)[:, :3] * 0.1, torch.full((3,), 0.5)),
-            )
-            for _ in range(num_replicas)
-        ]
-        self.threads = [EngineThread(engine) for engine in self.engines]
-        for thread in self.threads:
-            thread.start()
-        self.current = 0
-        self.hand_back_after: int | None = None
-
-    async def denoise(self, request: DenoiseRequest) -> AsyncGenerator[DenoiseEvent, None]:
-        replica = self.engines[self.current]
-        async with aclosing(
-            stream_events(_Interrupted(self, replica), request, progress_interval_s=0)
-        ) as events:
-            async for event in events:
-                yield event
-
-
-class _Interrupted:
-    """An engine that starts to drain once a request has taken ``hand_back_after`` steps in it."""
-
-    def __init__(self, replicas: Replicas, engine: Engine) -> None:
-        self._replicas = replicas
-        self._engine = engine
-        self.cancel = engine.cancel
-
-    def submit(
-        self, request: DenoiseRequest, on_event: Callable[[DenoiseEvent], None]
-    ) -> engine_request.Accepted:
-        def interrupting(event: DenoiseEvent) -> None:
-            if isinstance(event, engine_request.Progressed) and event.step == self._replicas.hand_back_after:
-                self._replicas.hand_back_after = None
-                self._replicas.current += 1
-                self._engine.hand_back()
-            on_event(event)
-
-        return self._engine.submit(request, interrupting)
-
-
 @pytest.fixture
-def replicas(tiny_model_id: str) -> Iterator[Replicas]:
-    started = Replicas(tiny_model_id, 2)
-    yield started
-    for thread in started.threads:
-        assert thread.stop(10)
-
-
-@pytest.fixture(scope="module")
-def build(tiny_model_id: str) -> Callable[[Denoise], TextToImagePipeline]:
-    prompts = PromptEncoder(*registry.load_text(tiny_model_id), cache_entries=8)
-    decoder = PictureDecoder(registry.load_vae(tiny_model_id), sample_size=8)
-    return lambda denoise: TextToImagePipeline("tiny", prompts, decoder, denoise, preview_size=64)
+def build(tiny_parts: PipelineParts) -> Callable[[Denoise], TextToImagePipeline]:
+    return lambda denoise: TextToImagePipeline(tiny_parts, Painter(denoise, preview_size=64))
 
 
 async def completed(pipeline: TextToImagePipeline, spec: TextToImageSpec) -> Completed:
@@ -181,14 +110,15 @@ async def test_events_come_in_order(build: Build, replicas: Replicas) -> None:
     assert parts == pytest.approx(timings.total_s)
 
 
-async def test_a_picture_carries_its_parameters(build: Build, replicas: Replicas) -> None:
+async def test_a_picture_carries_its_parameters(build: Build, replicas: Replicas, tiny_model_id: str) -> None:
     spec = replace(SPEC, clip_skip=1, parameters={"Styles": "cartoon"}, width=48)
     (picture,) = (await completed(build(replicas.denoise), spec)).pictures
     image = Image.open(io.BytesIO(picture.image))
     assert image.size == (48, 32)
     assert image.info["parameters"] == (
         "red hair man\nNegative prompt: dog\n"
-        f"Steps: 6, Sampler: DDIM, CFG scale: 5.0, Seed: {2**32 - 1}, Size: 48x32, Model: tiny, "
+        f"Steps: 6, Sampler: DDIM, CFG scale: 5.0, Seed: {2**32 - 1}, Size: 48x32, "
+        f"Model: {tiny_model_id}, "
         "Clip skip: 2, Styles: cartoon"
     )
 

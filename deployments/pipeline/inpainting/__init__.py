@@ -1,0 +1,1 @@
+"""Inpainting: a picture painted anew inside a mask, and nowhere else. No ray, no HTTP."""

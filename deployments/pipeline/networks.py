@@ -1,0 +1,82 @@
+"""Which networks a Denoiser runs: the UNet of its model, or one made for inpainting, and what goes beside.
+
+Knows the registry's parts; nothing of requests. Heavy imports happen inside the loaders.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from weights import registry
+from weights.powerpaint import is_v2
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from torch import nn
+
+CONTROLNET, INPAINT, POWERPAINT = "controlnet", "inpaint", "powerpaint"
+# What requests call the branches.
+STRUCTURE_BRANCH, POWERPAINT_BRANCH = "structure", "powerpaint"
+_INPAINTING_CHANNELS = 9
+
+
+def has_controlnet(model_id: str) -> bool:
+    """Whether the model's Denoiser has a ControlNet on edges."""
+    return registry.has_part(model_id, CONTROLNET)
+
+
+def has_inpainting_unet(model_id: str) -> bool:
+    """Whether a UNet made for inpainting is installed, which needs a Denoiser of its own."""
+    return _has_powerpaint_unet(model_id) or registry.has_part(model_id, INPAINT)
+
+
+def inpainting_channels(model_id: str) -> int:
+    """How many input channels the UNet has that paints inside masks: nine, or those of the model's own."""
+    if has_inpainting_unet(model_id):
+        return _INPAINTING_CHANNELS
+    config = json.loads((registry.verified_part(model_id, "unet") / "config.json").read_text("utf-8"))
+    return int(config["in_channels"])
+
+
+def load_inpainting_unet(model_id: str) -> UNet2DConditionModel:
+    """The UNet of nine channels that goes with ``model_id``; PowerPaint's where several are installed."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    if _has_powerpaint_unet(model_id):
+        from deployments.pipeline.powerpaint.loading import load_v1_unet
+
+        unet = load_v1_unet(model_id)
+        assert unet is not None, "its files were found"
+        return unet
+    folder = registry.part_folder(model_id, INPAINT) / "unet"
+    loaded: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True
+    )
+    return loaded.eval().requires_grad_(False)
+
+
+def load_branches(model_id: str) -> dict[str, nn.Module]:
+    """The branches beside the model's own UNet, by the names that requests use, float32 on the CPU."""
+    branches: dict[str, nn.Module] = {}
+    if has_controlnet(model_id):
+        from diffusers import ControlNetModel
+
+        from deployments.engine.branch import ControlNetBranch
+
+        network = ControlNetModel.from_pretrained(
+            registry.part_folder(model_id, CONTROLNET), local_files_only=True
+        )
+        branches[STRUCTURE_BRANCH] = ControlNetBranch(network.float())
+    if registry.has_part(model_id, POWERPAINT):
+        from deployments.pipeline.powerpaint.loading import load_branch
+
+        branch = load_branch(model_id)
+        if branch is not None:
+            branches[POWERPAINT_BRANCH] = branch
+    return branches
+
+
+def _has_powerpaint_unet(model_id: str) -> bool:
+    return registry.has_part(model_id, POWERPAINT) and not is_v2(registry.part_folder(model_id, POWERPAINT))

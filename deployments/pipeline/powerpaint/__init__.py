@@ -1,0 +1,1 @@
+"""PowerPaint's tasks as a layer over inpainting. No ray, no HTTP."""

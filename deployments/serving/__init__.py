@@ -1,0 +1,1 @@
+"""What the replica classes share of Ray Serve."""
