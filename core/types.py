@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -38,7 +39,10 @@ class OutputFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a client may ask of a model. Sizes in pixels."""
+    """What a client may ask of a model. Sizes in pixels.
+
+    ``strengths`` are its own defaults by strategy of image-to-image, and for ``upscale``.
+    """
 
     model_id: str
     family: str
@@ -53,6 +57,7 @@ class ModelInfo:
     default_num_inference_steps: int
     default_guidance_scale: float
     licence: str = ""
+    strengths: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ class ImageToImageRequest(StyledRequest):
         None,
         gt=0,
         le=1,
-        description="How much is drawn anew. By default 0.6 to restyle, 0.35 for a variation, 0.8 to "
-        "preserve, 1 for the structure.",
+        description="How much is drawn anew. By default what the model's `strengths` say, else 0.6 to "
+        "restyle, 0.35 for a variation, 0.8 to preserve, 1 for the structure.",
     )
     width: int | None = Field(
         None,
@@ -175,4 +175,10 @@ class UpscaleRequest(StyledRequest):
     scale: Annotated[int, AfterValidator(_known_scale)] = Field(
         description="How many times wider and higher.", json_schema_extra={"enum": list(SCALES)}
     )
-    strength: float = Field(0.3, gt=0, le=1, description="How much of the detail is drawn anew.")
+    strength: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="How much of the detail is drawn anew. By default what the model's `strengths` say, "
+        "else 0.3.",
+    )

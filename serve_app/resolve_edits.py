@@ -23,13 +23,14 @@ from serve_app.resolve import (
     resolve_hires,
 )
 
-# How much each strategy draws anew where the request does not say.
+# How much each strategy draws anew where neither the request nor the model says.
 STRENGTHS: Mapping[Strategy, float] = {
     Strategy.RESTYLE: 0.6,
     Strategy.VARIATION: 0.35,
     Strategy.PRESERVE: 0.8,
     Strategy.STRUCTURE: 1.0,
 }
+UPSCALE_STRENGTH = 0.3
 
 
 def resolve_image_to_image(
@@ -47,7 +48,7 @@ def resolve_image_to_image(
         at_most(field, getattr(request, field), common.model.max_size)
     width, height = size_for(*request.image.size, common.model, request.width, request.height)
     hires = resolve_hires(request.hires, width, height, offer.limits)
-    strength = STRENGTHS[request.strategy] if request.strength is None else request.strength
+    strength = request.strength or common.model.strengths.get(request.strategy, STRENGTHS[request.strategy])
     spec = ImageToImageSpec(
         image=request.image.data,
         strength=strength,
@@ -115,9 +116,10 @@ def resolve_upscale(
     common = resolve_common(request, offer, output_format)
     width, height = request.image.size
     check_output(width * request.scale, height * request.scale, offer.limits, "scale")
+    strength = request.strength or common.model.strengths.get("upscale", UPSCALE_STRENGTH)
     return Resolved(
-        UpscaleSpec(image=request.image.data, scale=request.scale, strength=request.strength, **common.spec),
-        UpscaleParameters(scale=request.scale, strength=request.strength, **common.parameters),
+        UpscaleSpec(image=request.image.data, scale=request.scale, strength=strength, **common.spec),
+        UpscaleParameters(scale=request.scale, strength=strength, **common.parameters),
     )
 
 

@@ -87,6 +87,9 @@ class ModelEntry(BaseModel):
     default_sampler: SamplerName
     default_num_inference_steps: int
     default_guidance_scale: float
+    strengths: dict[str, float] = Field(
+        description="How much is drawn anew by default, by strategy of image-to-image, and to `upscale`."
+    )
 
     @classmethod
     def of(cls, info: ModelInfo, *, default: bool) -> ModelEntry:

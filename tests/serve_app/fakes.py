@@ -66,6 +66,7 @@ PHOTO = ModelInfo(
     default_sampler=SamplerName.EULER,
     default_num_inference_steps=25,
     default_guidance_scale=7.5,
+    strengths={"variation": 0.25, "upscale": 0.2},
 )
 TIMINGS = Timings(encode_s=0.01, denoise_s=0.5, decode_s=0.02, total_s=0.54)
 Step = PipelineEvent | Exception | asyncio.Event

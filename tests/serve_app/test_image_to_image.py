@@ -29,6 +29,14 @@ async def test_each_strategy_has_a_strength_of_its_own(strategy: str, strength: 
     assert answer.json()["parameters"]["strength"] == strength
 
 
+async def test_a_model_may_have_strengths_of_its_own() -> None:
+    service = Service()
+    await edit(service, strategy="variation", model="photo")
+    await edit(service, strategy="preserve", model="photo")
+    await service.edit("upscale", image=PHOTO, scale=2, model="photo")
+    assert [spec.strength for spec in service.pipeline.specs] == [0.25, 0.8, 0.2]
+
+
 async def test_restyling_is_the_default() -> None:
     service = Service()
     await edit(service, strength=0.5)
