@@ -77,6 +77,15 @@ async def test_words_that_match_nothing_add_nothing_to_the_others(finder: MaskFi
     assert np.array_equal(red.map, both.map)
 
 
+async def test_a_speck_is_nothing() -> None:
+    finder = MaskFinder(ColourNetwork(), empty_below=0.6)
+    picture = discs((32, 32))
+    picture.putpixel((5, 5), (220, 20, 20))
+    assert not (await finder.find(picture, "red")).pixels().any()
+    picture.paste((220, 20, 20), (5, 5, 8, 8))
+    assert (await finder.find(picture, "red")).pixels()[6, 6] > 0.5
+
+
 async def test_the_level_of_emptiness_is_the_highest_probability() -> None:
     picture = discs((32, 32))
     for background, empty in ((0.49, True), (0.51, False)):
