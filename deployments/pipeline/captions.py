@@ -6,7 +6,7 @@ Knows the questions (``captions.toml``); who answers them is given. Answers are 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,6 +36,14 @@ class Description:
         said = (part.format_map(words).strip() for part in self.template)
         return ", ".join(part for part in said if part)
 
+    def beyond(self, said: Collection[str]) -> str:
+        """The caption's words for all questions but those ``said``, without its opening."""
+        words = dict.fromkeys(said, "")
+        parts = (
+            part.format_map({**self.words, **words}) for part in self.template if "{subject}" not in part
+        )
+        return ", ".join(part for part in parts if part)
+
 
 async def describe_picture(describe: Describe | None, image: bytes, family: str) -> Description | None:
     """The description of ``image``; None where the family has no questions or nobody answers them."""
@@ -49,12 +57,6 @@ async def describe_picture(describe: Describe | None, image: bytes, family: str)
     answers = await describe(image, {name: tuple(phrases) for name, phrases in asked.items()})
     words = {name: asked[name][_likeliest(answers[name])] for name in asked}
     return Description(subject, words, tuple(kind["caption"]))
-
-
-async def caption_of(describe: Describe | None, image: bytes, family: str) -> str:
-    """The caption of ``image``, "" where there is none."""
-    description = await describe_picture(describe, image, family)
-    return description.caption if description else ""
 
 
 def _likeliest(probabilities: Mapping[str, float]) -> str:

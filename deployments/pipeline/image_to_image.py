@@ -23,8 +23,9 @@ from core.types import ModelInfo, Picture, PipelineEvent, SamplerName
 from core.uploads import open_picture
 from deployments.engine.branch import BranchInput
 from deployments.engine.request import DenoiseRequest, noise_for
-from deployments.pipeline.captions import Describe, caption_of
+from deployments.pipeline.captions import Describe, Description, describe_picture
 from deployments.pipeline.edges import canny
+from deployments.pipeline.inpainting.words import with_what_stays
 from deployments.pipeline.networks import STRUCTURE_BRANCH
 from deployments.pipeline.painting import Painter, Stroke, request_of
 from deployments.pipeline.parts import Embeds, PipelineParts
@@ -104,10 +105,11 @@ class ImageToImagePipeline:
         picture = await asyncio.to_thread(open_picture, spec.image, field="image")
         fitted = fitted_to(self._parts.info, picture, spec)
         pixels = await asyncio.to_thread(resized, picture, fitted)
-        caption = ""
+        description = None
         if spec.strategy is Strategy.PRESERVE or (spec.strategy is Strategy.VARIATION and not spec.prompt):
-            caption = await caption_of(self._describe, spec.image, self._parts.info.family)
-        spec = _worded(spec, caption)
+            description = await describe_picture(self._describe, spec.image, self._parts.info.family)
+        caption = description.caption if description else ""
+        spec = _worded(spec, description, self._parts.info.family)
         embeds, source = await asyncio.gather(self._parts.embed(spec), self._parts.encoder.encode(pixels))
         source_embeds = embeds.positive
         if spec.strategy is Strategy.PRESERVE:
@@ -177,8 +179,10 @@ def resized(picture: Image.Image, fitted: Fitted) -> Pixels:
     return np.pad(scaled, ((0, below), (0, beside), (0, 0)), mode="edge")
 
 
-def _worded(spec: ImageToImageSpec, caption: str) -> ImageToImageSpec:
-    """``spec`` as it will be carried out: the sampler that inversion needs, a caption for no prompt."""
+def _worded(spec: ImageToImageSpec, description: Description | None, family: str) -> ImageToImageSpec:
+    """``spec`` as it will be carried out: the sampler that inversion needs, and the picture's own words."""
     if spec.strategy is Strategy.PRESERVE:
-        return replace(spec, sampler=SamplerName.DDIM)
-    return replace(spec, prompt=spec.prompt or caption)
+        # Against the picture's caption, a prompt that leaves a fact out would ask for its opposite.
+        prompt = with_what_stays(spec.prompt, description, family)
+        return replace(spec, sampler=SamplerName.DDIM, prompt=prompt)
+    return replace(spec, prompt=spec.prompt or (description.caption if description else ""))

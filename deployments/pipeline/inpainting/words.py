@@ -51,6 +51,16 @@ def words_for(spec: InpaintSpec, description: Description | None, family: str) -
     return Words(prompt or removal["prompt"], _listed([spec.negative_prompt, gone, removal["negative"]]))
 
 
+def with_what_stays(prompt: str, description: Description | None, family: str) -> str:
+    """``prompt`` with the facts of the picture that it does not speak of, so that they stay as they are."""
+    data = _family(family)
+    if description is None or _JOINED.search(prompt):
+        return prompt
+    if not _tokens(prompt) & set(data["subjects"]):
+        return _completed(prompt, set(), description, data)
+    return _listed([prompt, description.beyond(_answered(data.get("says", {}), prompt))])
+
+
 def _completed(
     prompt: str, covered: set[str], description: Description | None, data: Mapping[str, Any]
 ) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from core.specs import InpaintMode
 from deployments.pipeline.captions import Description
-from deployments.pipeline.inpainting.words import words_for
+from deployments.pipeline.inpainting.words import with_what_stays, words_for
 from tests.deployments.pipeline.inpainting.pictures import SPEC
 
 WOMAN = Description(
@@ -100,3 +100,25 @@ def test_without_a_description_the_prompt_stands_alone() -> None:
     spec = replace(BARE, prompt="pink hair", negative_prompt="hat", mask_prompt="hair")
     assert words_for(spec, None, "mini") == ("pink hair", "hat")
     assert words_for(spec, None, "sd15") == ("pink hair", "hat")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        # A whole prompt gets the facts that it leaves out, and no second opening.
+        ("a man, red shirt", "a man, red shirt, "),
+        # A part's words follow the caption that they change.
+        ("green hair", None),
+    ],
+)
+def test_what_a_prompt_does_not_speak_of_stays(prompt: str, expected: str | None) -> None:
+    whole = with_what_stays(prompt, WOMAN, "mini")
+    assert WOMAN.words["skin"] in whole
+    assert prompt in whole
+    if expected is None:
+        assert whole == words_for(replace(SPEC, prompt=prompt), WOMAN, "mini").prompt
+    else:
+        assert whole.startswith(expected)
+        assert WOMAN.words["clothes"] not in whole
+        assert "portrait of" not in whole
+    assert with_what_stays(prompt, None, "mini") == prompt

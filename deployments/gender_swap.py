@@ -1,0 +1,132 @@
+"""The GenderSwap replica class: composes Perception, Inpaint and ImageToImage. It needs no GPU and no torch.
+
+The pipeline itself is ``deployments.pipeline.gender_swap``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+
+from core.errors import GenerationFailed, LimnerError, QueueFull
+from core.settings import AppSettings
+from core.specs import Face, FoundMask, GenderSwapSpec, GenerationSpec, MaskSpec
+from core.telemetry import configure
+from core.types import Completed, PipelineEvent
+from deployments.pipeline.gender_swap.pipeline import GenderSwapPipeline
+from deployments.serving.handles import ask
+from weights import registry
+
+Spec = TypeVar("Spec", bound=GenerationSpec)
+
+_ATTEMPTS = 3
+# A request in progress may have to wait for another replica to start.
+_SHUTDOWN_S = 120.0
+
+
+class _SeenPerception:
+    """Perception's handle as the pipeline wants it."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle
+
+    async def mask(self, spec: MaskSpec) -> FoundMask:
+        found: FoundMask = await ask(self._handle, "mask", spec)
+        return found
+
+    async def describe(
+        self, image: bytes, questions: Mapping[str, tuple[str, ...]]
+    ) -> Mapping[str, Mapping[str, float]]:
+        answers: Mapping[str, Mapping[str, float]] = await ask(self._handle, "describe", image, questions)
+        return answers
+
+    async def faces(self, image: bytes) -> tuple[Face, ...]:
+        faces: tuple[Face, ...] = await ask(self._handle, "faces", image)
+        return faces
+
+
+class GenderSwap:
+    """Turns a portrait into one of somebody of the other gender."""
+
+    def __init__(
+        self,
+        perception: DeploymentHandle[Any],
+        inpaint: DeploymentHandle[Any],
+        image_to_image: DeploymentHandle[Any],
+        model_id: str,
+    ) -> None:
+        configure()
+        self._pipeline = GenderSwapPipeline(
+            registry.info(model_id),
+            _SeenPerception(perception),
+            painting_through(inpaint),
+            painting_through(image_to_image),
+        )
+
+    async def generate(self, spec: GenderSwapSpec) -> AsyncGenerator[PipelineEvent, None]:
+        """Yield ``Accepted`` first and ``Completed`` last; raise a ``LimnerError``.
+
+        Cancelling the stream cancels whatever the other replicas do for it.
+        """
+        async with aclosing(self._pipeline.generate(spec)) as events:
+            async for event in events:
+                yield event
+
+    async def check_health(self) -> None:
+        """Answering is the check: the event loop is alive."""
+
+
+def painting_through(handle: DeploymentHandle[Any]) -> Callable[[Spec], AsyncGenerator[PipelineEvent, None]]:
+    """The ``generate`` streams of another pipeline's replicas, with Ray's errors turned into ours.
+
+    A request whose replica dies starts over on another one; its seed makes the same pictures.
+    """
+    streaming: Any = handle.options(stream=True)
+
+    async def generate(spec: Spec) -> AsyncGenerator[PipelineEvent, None]:
+        for _ in range(_ATTEMPTS):
+            events = streaming.generate.remote(spec)
+            try:
+                async for event in events:
+                    yield event
+                    if isinstance(event, Completed):
+                        return
+            except RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, LimnerError) else error) from None
+            except RayActorError:
+                continue
+            except BackPressureError as error:
+                raise QueueFull("Too many requests wait for the replica.", retry_after_s=1) from error
+            finally:
+                # Without effect on a stream that has ended; otherwise the replica stops within one step.
+                events.cancel()
+        raise GenerationFailed(f"The replica was lost {_ATTEMPTS} times.", retry_after_s=5)
+
+    return generate
+
+
+def gender_swap_app(
+    settings: AppSettings,
+    perception: serve.Application,
+    inpaint: serve.Application,
+    image_to_image: serve.Application,
+) -> serve.Application:
+    """The GenderSwap deployment of ``settings``, bound to the replicas that it composes."""
+    own = settings.gender_swap
+    deployment = serve.deployment(
+        name="GenderSwap",
+        num_replicas=own.num_replicas,
+        max_ongoing_requests=own.max_ongoing_requests,
+        ray_actor_options={"num_cpus": 0.1},
+        health_check_period_s=10,
+        health_check_timeout_s=30,
+        graceful_shutdown_wait_loop_s=0.2,
+        graceful_shutdown_timeout_s=_SHUTDOWN_S,
+    )
+    return deployment(GenderSwap).bind(perception, inpaint, image_to_image, settings.model)
