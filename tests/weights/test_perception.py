@@ -18,6 +18,7 @@ from weights.recipe.perception import build_clipseg
 from weights.recipe.queries import Query, present_query
 from weights.recipe.scenes import HELD_OUT_SEED
 from weights.recipe.tokenizer import build_tokenizer, save_tokenizer, train_merges
+from weights.recipe.train_vae import to_tensor
 
 MODEL = """
 [models.small]
@@ -107,7 +108,6 @@ def test_the_embedded_model_finds_the_parts_of_a_rendering() -> None:
     assert sample.scene.look
     words = [present_query(sample.scene, part) for part in ("face", "clothes", "background")]
     absent = Query("planet", "planet", ())
-    pictures = torch.from_numpy(sample.picture).permute(2, 0, 1)[None].float().div(127.5).sub(1)
-    (masks,) = found_masks(network, tokenizer, pictures, [[*words, absent]])
+    (masks,) = found_masks(network, tokenizer, to_tensor(sample.picture[None]), [[*words, absent]])
     assert all(iou(mask, union(sample.bits, q.atoms)) > 0.75 for mask, q in zip(masks, words, strict=False))
     assert masks[-1].mean() < 0.01

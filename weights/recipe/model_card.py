@@ -13,6 +13,7 @@ from typing import Any, Final
 from safetensors import safe_open
 
 from weights import registry
+from weights.recipe import perception_card
 from weights.recipe.filters import FILTERS
 from weights.recipe.parallel import Plan
 from weights.recipe.scenes import HELD_OUT_SEED
@@ -35,14 +36,16 @@ NAMES: Final = {
 }
 
 
+def run_facts(run: Path) -> dict[str, float]:
+    """Steps and hours of one training run, from the log.jsonl in its folder."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    seconds = sum(line["s_per_step"] for line in lines) * Plan.log_every
+    return {"steps": lines[-1]["step"], "hours": round(seconds / 3600, 2)}
+
+
 def training_facts(runs: Path) -> dict[str, dict[str, float]]:
-    """Steps and hours of the training runs of `RUNS`, from the log.jsonl in each one's folder."""
-    facts = {}
-    for name in RUNS:
-        lines = [json.loads(line) for line in (runs / name / "log.jsonl").read_text("utf-8").splitlines()]
-        seconds = sum(line["s_per_step"] for line in lines) * Plan.log_every
-        facts[name] = {"steps": lines[-1]["step"], "hours": round(seconds / 3600, 2)}
-    return facts
+    """Steps and hours of the training runs of `RUNS`, each in a folder of its name."""
+    return {name: run_facts(runs / name) for name in RUNS}
 
 
 def _row(*cells: object) -> str:
@@ -136,6 +139,7 @@ def render(model: Path, report: dict[str, Any], facts: dict[str, dict[str, float
         psnr_pictures=report["vae_psnr_db"]["pictures"],
         psnr_plain=report["vae_psnr_db"]["without_style"],
         grid=grid,
+        perception=perception_card.section(model / perception_card.PART),
         **report["settings"],
     )
 

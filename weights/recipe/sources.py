@@ -11,6 +11,8 @@ from importlib.resources import files
 
 from dicebear import Avatar, Style
 
+from weights.recipe.marks import marked
+
 SIZE = 128
 
 
@@ -82,7 +84,8 @@ class Drawing:
 
 @cache
 def _style(name: str) -> Style:
-    return Style(json.loads(files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8")))
+    definition = json.loads(files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8"))
+    return Style(marked(name, definition))
 
 
 def component_variants(style: str) -> dict[str, tuple[str, ...]]:

@@ -29,4 +29,15 @@ stage train_unet --data "$OUT/train" --latents "$OUT/latents" --tokenizer "$OUT/
 stage export --tokenizer "$OUT/tokenizer" --latents "$OUT/latents" --unet "$OUT/runs/unet" --out weights/mini
 "$PYTHON" -m weights.registry --update mini
 stage evaluate --model weights/mini --grid docs/pictures/grid.png
+[ -e "$OUT/train/round_trips.npy" ] ||
+  stage part_maps --data "$OUT/train" --num 14000 --workers "$(nproc)" --vae weights/mini/vae --num-round-trips 1500
+for rate in "--lr 2e-3 --steps 1200" "--lr 1e-3 --steps 2850 --cooldown-from 1200"; do # see LOG.md
+  # shellcheck disable=SC2086 # two or three flags each
+  stage train_perception --data "$OUT/train" --tokenizer weights/mini/tokenizer --text weights/mini/text_encoder \
+    --out "$OUT/runs/perception" --warmup 100 $rate
+done
+stage export_perception --tokenizer weights/mini/tokenizer --run "$OUT/runs/perception" --out weights/mini/clipseg
+"$PYTHON" -m weights.registry --update mini
+stage evaluate_perception --run "$OUT/runs/perception" --sheet docs/pictures/masks.png
+"$PYTHON" -m weights.registry --update mini
 stage model_card --model weights/mini --runs "$OUT/runs"

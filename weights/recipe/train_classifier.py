@@ -33,25 +33,42 @@ def _uniform(batch: int, generator: torch.Generator, channels: int = 1) -> Tenso
     return torch.rand(batch, channels, 1, 1, generator=generator)
 
 
-def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift, zoom, blur, tint and add noise to pictures [B, 3, H, W] in [-1, 1], each by its own amounts.
+def moving_grid(
+    shape: torch.Size, generator: torch.Generator, max_shift: float = MAX_SHIFT, max_zoom: float = MAX_ZOOM
+) -> Tensor:
+    """Sampling grid [B, H, W, 2] that shifts and zooms each picture of shape [B, C, H, W] by its own amounts.
+
+    max_shift is in widths, max_zoom a share of the size.
+    """
+    batch = shape[0]
+    shift = (torch.rand(batch, 2, generator=generator) * 2 - 1) * 2 * max_shift
+    zoom = 1 + (_uniform(batch, generator)[:, :, 0, 0] * 2 - 1) * max_zoom
+    moves = torch.zeros(batch, 2, 3)
+    moves[:, 0, 0] = moves[:, 1, 1] = zoom[:, 0]
+    moves[:, :, 2] = shift
+    grid: Tensor = F.affine_grid(moves, list(shape), align_corners=False)
+    return grid
+
+
+def soften(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur, tint and add noise to pictures [B, 3, H, W] in [-1, 1], each by its own amounts.
 
     A third of the pictures stays sharp.
     """
     batch, channels = pictures.shape[:2]
-    shift = (torch.rand(batch, 2, generator=generator) * 2 - 1) * 2 * MAX_SHIFT
-    zoom = 1 + (_uniform(batch, generator)[:, :, 0, 0] * 2 - 1) * MAX_ZOOM
-    moves = torch.zeros(batch, 2, 3)
-    moves[:, 0, 0] = moves[:, 1, 1] = zoom[:, 0]
-    moves[:, :, 2] = shift
-    grid = F.affine_grid(moves, list(pictures.shape), align_corners=False)
-    moved = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
     kernel = _BLUR.expand(channels, 1, 3, 3)
-    soft = F.conv2d(F.pad(moved, (1, 1, 1, 1), mode="replicate"), kernel, groups=channels)
+    soft = F.conv2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), kernel, groups=channels)
     blur = (1.5 * _uniform(batch, generator) - 0.5).clamp_min(0)
     tint = (_uniform(batch, generator, channels) * 2 - 1) * MAX_TINT
     noise = torch.randn(pictures.shape, generator=generator) * _uniform(batch, generator) * MAX_NOISE
-    return (moved.lerp(soft, blur) + tint + noise).clamp(-1, 1)
+    return (pictures.lerp(soft, blur) + tint + noise).clamp(-1, 1)
+
+
+def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift, zoom and soften pictures [B, 3, H, W] in [-1, 1], each by its own amounts."""
+    grid = moving_grid(pictures.shape, generator)
+    moved = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+    return soften(moved, generator)
 
 
 def read_unfiltered(folder: Path, num: int | None = None) -> tuple[NDArray[np.uint8], list[Record]]:
