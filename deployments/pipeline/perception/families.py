@@ -25,11 +25,21 @@ class DrawnFaceFacts(BaseModel):
     others: tuple[str, ...] = Field(min_length=1)
 
 
+class DoubtFacts(BaseModel):
+    """``words`` that masks are found for too easily; ``present`` and ``absent`` are asked first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    words: tuple[str, ...] = Field(min_length=1)
+    present: tuple[str, ...] = Field(min_length=1)
+    absent: tuple[str, ...] = Field(min_length=1)
+
+
 class FamilyFacts(BaseModel):
     """``empty_below``: words whose highest probabilities in a picture are lower match nothing in it.
 
     ``neutral``: what harmless pictures of the family show. ``drawn_faces``: None where faces are those of
-    photographs.
+    photographs. ``doubts``: words of which the whole picture is asked first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +47,7 @@ class FamilyFacts(BaseModel):
     empty_below: float = Field(gt=0, lt=1)
     neutral: tuple[str, ...] = Field(min_length=1)
     drawn_faces: DrawnFaceFacts | None = None
+    doubts: tuple[DoubtFacts, ...] = ()
 
 
 def facts_of(family: str) -> FamilyFacts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.settings import PerceptionSettings, SafetySettings
 from deployments.pipeline.perception.attributes import ZeroShot
 from deployments.pipeline.perception.checks import ConceptCheck, ZeroShotCheck
+from deployments.pipeline.perception.doubts import Doubts
 from deployments.pipeline.perception.faces import DrawnFaces, photo_faces
 from deployments.pipeline.perception.families import facts_of
 from deployments.pipeline.perception.masks import MaskFinder
@@ -29,7 +30,9 @@ def load_parts(model_id: str, settings: PerceptionSettings, safety: SafetySettin
     if isinstance(network, Missing):
         faces = network if facts.drawn_faces else photo_faces() or _NO_PHOTO_FACES
         return Parts(network, network, faces, checker or _no_check(network))
-    masks, zero_shot = MaskFinder(network, empty_below=facts.empty_below), ZeroShot(network)
+    zero_shot = ZeroShot(network)
+    doubts = Doubts(zero_shot, facts.doubts) if facts.doubts else None
+    masks = MaskFinder(network, empty_below=facts.empty_below, doubts=doubts)
     return Parts(
         masks,
         zero_shot,

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from core.specs import FoundMask
+from deployments.pipeline.perception.doubts import Doubts
 from deployments.pipeline.perception.network import Network
 from deployments.pipeline.perception.views import Map, Views, square_views
 from deployments.pipeline.perception.words import phrases_of
@@ -59,9 +60,10 @@ class MaskFinder:
     ``empty_below``: a few pixels alone are more often an error than a thing.
     """
 
-    def __init__(self, network: Network, *, empty_below: float) -> None:
+    def __init__(self, network: Network, *, empty_below: float, doubts: Doubts | None = None) -> None:
         self._network = network
         self._empty_below = empty_below
+        self._doubts = doubts
 
     def views(self, picture: Image.Image) -> Views:
         """What :meth:`find_in` needs of an RGB picture; blocks for as long as scaling takes."""
@@ -79,7 +81,13 @@ class MaskFinder:
         Raises:
             InvalidRequest: naming ``field``, for no words or too many of them.
         """
-        maps = await self.maps(views, phrases_of(words, field))
+        phrases = phrases_of(words, field)
+        if self._doubts is not None:
+            there = await self._doubts.there(views.pixels, phrases)
+            phrases = tuple(phrase for phrase, found in zip(phrases, there, strict=True) if found)
+        if not phrases:
+            return SoftMask(np.zeros((views.height, views.width), np.float32), *views.size)
+        maps = await self.maps(views, phrases)
         return await asyncio.to_thread(self._united, maps, views)
 
     async def maps(self, views: Views, phrases: tuple[str, ...]) -> Map:
