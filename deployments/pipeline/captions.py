@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 # Picture file and questions (a name and its phrases) to the probability of each phrase, by question.
@@ -37,11 +38,9 @@ class Description:
         return ", ".join(part for part in said if part)
 
     def beyond(self, said: Collection[str]) -> str:
-        """The caption's words for all questions but those ``said``, without its opening."""
-        words = dict.fromkeys(said, "")
-        parts = (
-            part.format_map({**self.words, **words}) for part in self.template if "{subject}" not in part
-        )
+        """The parts of the caption that speak of none of the questions ``said``, nor of the subject."""
+        taken = {*said, _SUBJECT}
+        parts = (part.format_map(self.words) for part in self.template if not taken & _questions_of(part))
         return ", ".join(part for part in parts if part)
 
 
@@ -57,6 +56,11 @@ async def describe_picture(describe: Describe | None, image: bytes, family: str)
     answers = await describe(image, {name: tuple(phrases) for name, phrases in asked.items()})
     words = {name: asked[name][_likeliest(answers[name])] for name in asked}
     return Description(subject, words, tuple(kind["caption"]))
+
+
+def _questions_of(part: str) -> set[str]:
+    """The questions whose answers a part of a template speaks of."""
+    return {name for _, name, _, _ in Formatter().parse(part) if name}
 
 
 def _likeliest(probabilities: Mapping[str, float]) -> str:

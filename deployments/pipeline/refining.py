@@ -90,7 +90,13 @@ async def refine(
     embeds: Embeds,
     parts: PipelineParts,
 ) -> Pixels:
-    """``pixels`` at the size of ``plan``, details drawn anew; colours stay those of ``pixels``."""
+    """``pixels`` at the size of ``plan``, details drawn anew; colours stay those of ``pixels``.
+
+    The prompt is for pictures of one tile; several are drawn without words and without guidance.
+    """
+    if len(plan.corners) > 1:
+        # A tile shows a part of the picture; told of the whole, it would draw all of it once more.
+        spec, embeds = await _untold(spec, parts)
     large = await asyncio.to_thread(_enlarged, pixels, plan)
     _, h, w = parts.latent_shape(plan.padded_width, plan.padded_height)
     # One field of noise under all tiles, so that where they overlap they draw the same.
@@ -119,6 +125,11 @@ async def refine(
         for task in tasks:
             task.cancel()
     return await asyncio.to_thread(_assembled, large, tiles, plan)
+
+
+async def _untold(spec: GenerationSpec, parts: PipelineParts) -> tuple[GenerationSpec, Embeds]:
+    spec = replace(spec, prompt="", negative_prompt="", guidance_scale=1.0)
+    return spec, await parts.embed(spec)
 
 
 def _starts(side: int, tile: int, multiple: int) -> list[int]:

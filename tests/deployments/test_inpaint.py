@@ -20,7 +20,7 @@ from tests.tiny_family import LATENT_SIZE
 
 PICTURE = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 DONE = engine.Done("r", torch.zeros(4, LATENT_SIZE, LATENT_SIZE), 4, 0.0, 1.0)
-SCRIPT = [engine.Accepted("r", 1.0), DONE]
+SCRIPT: list[engine.DenoiseEvent] = [engine.Accepted("r", 1.0), DONE]
 
 
 def png() -> bytes:

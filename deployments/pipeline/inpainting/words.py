@@ -20,6 +20,8 @@ _DATA = Path(__file__).with_suffix(".toml")
 _WORD = re.compile(r"[^\W\d_][\w-]*")
 # Whole prompts joined by these are not the end of a caption.
 _JOINED = re.compile(r"\.\s*(?:blend|and)\s*\(")
+# The question that an adjective of the subject answers, and the one about what goes on beyond the edges.
+_COLOR, _BACKGROUND = "color", "background"
 
 
 class Words(NamedTuple):
@@ -36,6 +38,10 @@ def words_for(spec: InpaintSpec, description: Description | None, family: str) -
     found the mask, or else the prompt, which then names the object.
     """
     data = _family(family)
+    if spec.mode is InpaintMode.OUTPAINT and not spec.prompt and description is not None:
+        # Told of the subject, a small model would begin a second one beside it.
+        beyond = description.words.get(_BACKGROUND)
+        return Words(f"plain {beyond}" if beyond else description.caption, spec.negative_prompt)
     if spec.mode is not InpaintMode.REMOVE:
         covered = _answered(data.get("covers", {}), spec.mask_prompt or "")
         return Words(_completed(spec.prompt, covered, description, data), spec.negative_prompt)
@@ -58,7 +64,10 @@ def with_what_stays(prompt: str, description: Description | None, family: str) -
         return prompt
     if not _tokens(prompt) & set(data["subjects"]):
         return _completed(prompt, set(), description, data)
-    return _listed([prompt, description.beyond(_answered(data.get("says", {}), prompt))])
+    said = _answered(data.get("says", {}), prompt)
+    if _colored_subject(data).search(prompt.casefold()):
+        said.add(_COLOR)
+    return _listed([prompt, description.beyond(said)])
 
 
 def _completed(
@@ -72,6 +81,12 @@ def _completed(
     untrue = said if said & covered else said | covered
     caption = description.caption_with(_known(dict.fromkeys(untrue, ""), description))
     return _listed([caption, prompt])
+
+
+def _colored_subject(data: Mapping[str, Any]) -> re.Pattern[str]:
+    """A subject right behind its colour: "blue robot", but not "a robot on a blue background"."""
+    colors, subjects = ("|".join(map(re.escape, data.get(name, ()))) for name in ("colors", "subjects"))
+    return re.compile(rf"\b(?:{colors}) (?:{subjects})\b")
 
 
 def _answered(questions: Mapping[str, list[str]], text: str) -> set[str]:

@@ -122,3 +122,29 @@ def test_what_a_prompt_does_not_speak_of_stays(prompt: str, expected: str | None
         assert WOMAN.words["clothes"] not in whole
         assert "portrait of" not in whole
     assert with_what_stays(prompt, None, "mini") == prompt
+
+
+RED_ROBOT = Description(
+    "a robot",
+    {"color": "a red", "background": "white background"},
+    ("cartoon of {color} robot", "{background}"),
+)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("blue robot", "blue robot, white background"),
+        ("a robot, green background", "a robot, green background, cartoon of a red robot"),
+    ],
+)
+def test_a_colour_before_the_subject_is_the_subjects(prompt: str, expected: str) -> None:
+    assert with_what_stays(prompt, RED_ROBOT, "mini") == expected
+
+
+def test_beyond_the_edges_goes_on_what_is_behind_the_subject() -> None:
+    beyond = replace(BARE, mode=InpaintMode.OUTPAINT, prompt="")
+    assert words_for(beyond, WOMAN, "mini").prompt == "plain white background"
+    hills = Description("a landscape", {"hills": "green hills"}, ("landscape with {hills}",))
+    assert words_for(beyond, hills, "mini").prompt == "landscape with green hills"
+    assert words_for(replace(beyond, prompt="a tree"), WOMAN, "mini").prompt.endswith("a tree")
