@@ -65,7 +65,8 @@ class PipelineSettings(_Frozen):
     max_decode_batch: int = Field(8, ge=1)
     embedding_cache_entries: int = Field(512, ge=0)
     preview_size: int = Field(128, ge=16)
-    gpu_share: float = Field(0.2, gt=0)
+    # With a Denoiser's 0.6, three pipelines and Perception share one GPU.
+    gpu_share: float = Field(0.1, gt=0)
     num_replicas: int = Field(1, ge=1)
     max_ongoing_requests: int = Field(128, ge=1)
 

@@ -39,3 +39,10 @@ def test_a_misspelt_argument_is_refused() -> None:
     arguments = {**DOCUMENT["applications"][0]["args"], "modell": "mini"}
     with pytest.raises(ValidationError, match="modell"):
         AppSettings.model_validate(arguments)
+
+
+def test_all_replicas_of_one_model_fit_on_one_gpu() -> None:
+    settings = AppSettings()
+    sharing = (settings.denoiser, settings.text_to_image, settings.image_to_image, settings.inpaint)
+    shares = [*(own.gpu_share for own in sharing), settings.perception.gpu_share]
+    assert sum(shares) <= 1 + 1e-9

@@ -104,7 +104,7 @@ async def test_pictures_of_a_checked_family_are_moderated(tiny_model_id: str) ->
     assert perception.asked == ["moderate"]
 
 
-@pytest.mark.parametrize(("use_gpu", "share"), [(False, 0), (True, 0.2)])
+@pytest.mark.parametrize(("use_gpu", "share"), [(False, 0), (True, 0.1)])
 def test_the_application_asks_for_its_share_of_a_gpu(use_gpu: bool, share: float) -> None:
     settings = AppSettings(use_gpu=use_gpu)
     application = text_to_image_app(settings, denoiser_app(settings), perception_app(settings))
