@@ -5,22 +5,19 @@ The pipeline itself is ``deployments.pipeline.gender_swap``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from core.errors import GenerationFailed, LimnerError, QueueFull
 from core.settings import AppSettings
 from core.specs import Face, FoundMask, GenderSwapSpec, GenerationSpec, MaskSpec
 from core.telemetry import configure
-from core.types import Completed, PipelineEvent
+from core.types import PipelineEvent
 from deployments.pipeline.gender_swap.pipeline import GenderSwapPipeline
-from deployments.serving.handles import ask
+from deployments.serving.handles import ask, pictures_through
 from weights import registry
 
 Spec = TypeVar("Spec", bound=GenerationSpec)
@@ -65,8 +62,8 @@ class GenderSwap:
         self._pipeline = GenderSwapPipeline(
             registry.info(model_id),
             _SeenPerception(perception),
-            painting_through(inpaint),
-            painting_through(image_to_image),
+            pictures_through(inpaint),
+            pictures_through(image_to_image),
         )
 
     async def generate(self, spec: GenderSwapSpec) -> AsyncGenerator[PipelineEvent, None]:
@@ -80,35 +77,6 @@ class GenderSwap:
 
     async def check_health(self) -> None:
         """Answering is the check: the event loop is alive."""
-
-
-def painting_through(handle: DeploymentHandle[Any]) -> Callable[[Spec], AsyncGenerator[PipelineEvent, None]]:
-    """The ``generate`` streams of another pipeline's replicas, with Ray's errors turned into ours.
-
-    A request whose replica dies starts over on another one; its seed makes the same pictures.
-    """
-    streaming: Any = handle.options(stream=True)
-
-    async def generate(spec: Spec) -> AsyncGenerator[PipelineEvent, None]:
-        for _ in range(_ATTEMPTS):
-            events = streaming.generate.remote(spec)
-            try:
-                async for event in events:
-                    yield event
-                    if isinstance(event, Completed):
-                        return
-            except RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, LimnerError) else error) from None
-            except RayActorError:
-                continue
-            except BackPressureError as error:
-                raise QueueFull("Too many requests wait for the replica.", retry_after_s=1) from error
-            finally:
-                # Without effect on a stream that has ended; otherwise the replica stops within one step.
-                events.cancel()
-        raise GenerationFailed(f"The replica was lost {_ATTEMPTS} times.", retry_after_s=5)
-
-    return generate
 
 
 def gender_swap_app(

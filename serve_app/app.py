@@ -6,17 +6,14 @@ postponed here: Ray Serve reads that of ``build`` to validate its arguments.
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar, cast
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError, RayError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.exceptions import RayError
+from ray.serve.handle import DeploymentHandle
 
-from core.errors import GenerationFailed, NotReady, QueueFull
 from core.settings import AppSettings, safety_enabled
 from core.specs import (
     FoundMask,
@@ -29,14 +26,14 @@ from core.specs import (
     UpscaleSpec,
 )
 from core.telemetry import configure
-from core.types import Accepted, Completed, ModelInfo, PipelineEvent
+from core.types import ModelInfo, PipelineEvent
 from deployments.denoiser import denoiser_app
 from deployments.gender_swap import gender_swap_app
 from deployments.image_to_image import image_to_image_app
 from deployments.inpaint import inpaint_app
 from deployments.perception import perception_app
 from deployments.pipeline.networks import has_inpainting_unet
-from deployments.serving.handles import ask
+from deployments.serving.handles import ask, pictures_through
 from deployments.text_to_image import text_to_image_app
 from serve_app.api import build_api
 from weights import registry
@@ -48,43 +45,13 @@ _READY_TIMEOUT_S = 2.0
 
 
 class PipelineHandle(Generic[S]):
-    """A pipeline's handle as the routes see it.
-
-    When its replica dies, the request starts over on another one: the seed makes the same pictures, so
-    the client notices a pause and nothing else.
-    """
+    """A pipeline's handle as the routes see it."""
 
     def __init__(self, handle: DeploymentHandle[Any], method: str = "generate") -> None:
-        self._stream: Any = getattr(handle.options(stream=True), method)
+        self._pictures = pictures_through(handle, method)
 
-    async def generate(self, spec: S) -> AsyncGenerator[PipelineEvent, None]:
-        accepted = False
-        for _ in range(_ATTEMPTS):
-            try:
-                async with aclosing(self._attempt(spec)) as events:
-                    async for event in events:
-                        if isinstance(event, Accepted) and accepted:
-                            continue
-                        accepted = True
-                        yield event
-                        if isinstance(event, Completed):
-                            return
-            except RayActorError:
-                continue
-            except BackPressureError as error:
-                raise QueueFull("Every replica of the pipeline is at its limit", retry_after_s=1.0) from error
-            except DeploymentUnavailableError as error:
-                raise NotReady("No replica of the pipeline is running", retry_after_s=5.0) from error
-        raise GenerationFailed(f"The replica was lost {_ATTEMPTS} times", retry_after_s=5.0)
-
-    async def _attempt(self, spec: S) -> AsyncGenerator[PipelineEvent, None]:
-        events = cast(DeploymentResponseGenerator[PipelineEvent], self._stream.remote(spec))
-        try:
-            async for event in events:
-                yield event
-        finally:
-            # Without effect on a stream that has ended; otherwise the replica stops within one step.
-            events.cancel()
+    def generate(self, spec: S) -> AsyncGenerator[PipelineEvent, None]:
+        return self._pictures(spec)
 
 
 class PerceptionHandle:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from core.errors import GenerationFailed, LimnerError, QueueFull
+from core.errors import GenerationFailed, LimnerError, NotReady, QueueFull
+from core.types import Accepted, Completed, PipelineEvent
 
 if TYPE_CHECKING:
     from deployments.engine.request import DenoiseEvent, DenoiseRequest
@@ -42,6 +44,41 @@ def denoise_through(denoiser: DeploymentHandle[Any]) -> Denoise:
     return denoise
 
 
+def pictures_through(
+    handle: DeploymentHandle[Any], method: str = "generate"
+) -> Callable[[Any], AsyncGenerator[PipelineEvent, None]]:
+    """The streams of another pipeline's replicas.
+
+    When a replica dies, the request starts over on another one: its seed makes the same pictures, so the
+    caller notices a pause and nothing else. Raises the ``LimnerError`` that ended the request.
+    """
+    stream: Any = getattr(handle.options(stream=True), method)
+
+    async def generate(spec: Any) -> AsyncGenerator[PipelineEvent, None]:
+        accepted = False
+        for _ in range(_ATTEMPTS):
+            try:
+                async with aclosing(_attempt(stream, spec)) as events:
+                    async for event in events:
+                        if isinstance(event, Accepted) and accepted:
+                            continue
+                        accepted = True
+                        yield event
+                        if isinstance(event, Completed):
+                            return
+            except RayTaskError as error:
+                raise _cause(error) from None
+            except RayActorError:
+                continue
+            except BackPressureError as error:
+                raise QueueFull("Every replica of the pipeline is at its limit.", retry_after_s=1) from error
+            except DeploymentUnavailableError as error:
+                raise NotReady("No replica of the pipeline is running.", retry_after_s=5) from error
+        raise GenerationFailed(f"Its replica was lost {_ATTEMPTS} times.", retry_after_s=5)
+
+    return generate
+
+
 async def ask(handle: DeploymentHandle[Any], method: str, *arguments: Any) -> Any:
     """The answer of ``method``; a replica that dies on the way is asked again.
 
@@ -57,7 +94,19 @@ async def ask(handle: DeploymentHandle[Any], method: str, *arguments: Any) -> An
             continue
         except BackPressureError as error:
             raise QueueFull("Too many requests wait for it.", retry_after_s=1) from error
+        except DeploymentUnavailableError as error:
+            raise NotReady("No replica of it is running.", retry_after_s=5) from error
     raise GenerationFailed(f"Its replica was lost {_ATTEMPTS} times.", retry_after_s=5)
+
+
+async def _attempt(stream: Any, spec: Any) -> AsyncGenerator[PipelineEvent, None]:
+    events = stream.remote(spec)
+    try:
+        async for event in events:
+            yield event
+    finally:
+        # Without effect on a stream that has ended; otherwise the replica stops within one step.
+        events.cancel()
 
 
 def _cause(error: RayTaskError) -> Exception:
