@@ -25,7 +25,8 @@ from deployments.engine import request as engine
 from deployments.pipeline.denoising import Denoise, denoise_to_the_end
 from deployments.pipeline.tally import Tally
 
-# Raises ModerationBlocked when one of the picture files must not be shown.
+# Raises ModerationBlocked when one of the picture files must not be shown, and MissingPart, even for none
+# of them, when nothing can check any.
 Moderate = Callable[[Sequence[bytes]], Awaitable[None]]
 
 
@@ -111,6 +112,9 @@ class Painter:
         the ``time.monotonic`` at which the request came. Raises the first error of any picture, after
         cancelling the others. Closing the generator, or cancelling its task, cancels every picture.
         """
+        if self._moderate is not None:
+            # Better no picture than one that nothing could check at the end.
+            await self._moderate([])
         encoded = time.monotonic()
         told: asyncio.Queue[_Message] = asyncio.Queue()
         strokes = self._strokes(spec, told, encoded)
