@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -58,22 +58,17 @@ def pictures_through(
         accepted = False
         for _ in range(_ATTEMPTS):
             try:
-                async with aclosing(_attempt(stream, spec)) as events:
-                    async for event in events:
-                        if isinstance(event, Accepted) and accepted:
-                            continue
-                        accepted = True
-                        yield event
-                        if isinstance(event, Completed):
-                            return
-            except RayTaskError as error:
-                raise _cause(error) from None
+                with _rays_errors_as_ours():
+                    async with aclosing(_attempt(stream, spec)) as events:
+                        async for event in events:
+                            if isinstance(event, Accepted) and accepted:
+                                continue
+                            accepted = True
+                            yield event
+                            if isinstance(event, Completed):
+                                return
             except RayActorError:
                 continue
-            except BackPressureError as error:
-                raise QueueFull("Every replica of the pipeline is at its limit.", retry_after_s=1) from error
-            except DeploymentUnavailableError as error:
-                raise NotReady("No replica of the pipeline is running.", retry_after_s=5) from error
         raise GenerationFailed(f"Its replica was lost {_ATTEMPTS} times.", retry_after_s=5)
 
     return generate
@@ -85,17 +80,11 @@ async def ask(handle: DeploymentHandle[Any], method: str, *arguments: Any) -> An
     Raises the ``LimnerError`` that the replica raised.
     """
     for _ in range(_ATTEMPTS):
-        response = getattr(handle, method).remote(*arguments)
         try:
-            return await response
-        except RayTaskError as error:
-            raise _cause(error) from None
+            with _rays_errors_as_ours():
+                return await getattr(handle, method).remote(*arguments)
         except RayActorError:
             continue
-        except BackPressureError as error:
-            raise QueueFull("Too many requests wait for it.", retry_after_s=1) from error
-        except DeploymentUnavailableError as error:
-            raise NotReady("No replica of it is running.", retry_after_s=5) from error
     raise GenerationFailed(f"Its replica was lost {_ATTEMPTS} times.", retry_after_s=5)
 
 
@@ -107,6 +96,19 @@ async def _attempt(stream: Any, spec: Any) -> AsyncGenerator[PipelineEvent, None
     finally:
         # Without effect on a stream that has ended; otherwise the replica stops within one step.
         events.cancel()
+
+
+@contextmanager
+def _rays_errors_as_ours() -> Iterator[None]:
+    """All but the loss of a replica, after which callers try another one."""
+    try:
+        yield
+    except RayTaskError as error:
+        raise _cause(error) from None
+    except BackPressureError as error:
+        raise QueueFull("Every replica of the pipeline is at its limit.", retry_after_s=1) from error
+    except DeploymentUnavailableError as error:
+        raise NotReady("No replica of the pipeline is running.", retry_after_s=5) from error
 
 
 def _cause(error: RayTaskError) -> Exception:

