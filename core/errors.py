@@ -132,3 +132,15 @@ class ModerationBlocked(LimnerError):
     """The prompt or the picture is not allowed."""
 
     status, code, title = 400, "moderation_blocked", "Blocked by moderation"
+
+
+class Conflict(LimnerError):
+    """It cannot be done while something else of the caller's is under way."""
+
+    status, code, title = 409, "conflict", "Conflict"
+
+
+class InsufficientStorage(LimnerError):
+    """The store has no room left. What was written of the request is gone again."""
+
+    status, code, title, retryable = 507, "insufficient_storage", "Insufficient storage", True

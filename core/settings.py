@@ -30,6 +30,10 @@ class RequestLimits(_Frozen):
     max_upload_pixels: int = Field(50_000_000, ge=1)
     max_output_pixels: int = Field(16_777_216, ge=1)
     max_deadline_s: float = Field(600.0, gt=0)
+    max_training_body_bytes: int = Field(120_000_000, ge=1_000)
+    max_training_steps: int = Field(4_000, ge=1)
+    max_adapter_bytes: int = Field(300_000_000, ge=1_000)
+    max_adapters_per_member: int = Field(20, ge=1)
 
 
 class RouterSettings(_Frozen):
@@ -45,7 +49,8 @@ class DenoiserSettings(_Frozen):
     """The replica class that owns the UNet.
 
     ``precision`` "auto" measures at start and takes the fastest one the device is good at.
-    ``num_threads`` 0 takes every core that the process may use.
+    ``num_threads`` 0 takes every core that the process may use. ``adapter_slots`` adapters fit on the
+    device at a time, ``adapter_cache_bytes`` of them in the host's memory.
     """
 
     precision: Precision = "auto"
@@ -55,6 +60,8 @@ class DenoiserSettings(_Frozen):
     gpu_share: float = Field(0.6, gt=0)
     num_replicas: int = Field(1, ge=1)
     drain_timeout_s: float = Field(30.0, gt=0)
+    adapter_slots: int = Field(32, ge=4)
+    adapter_cache_bytes: int = Field(2_000_000_000, ge=1_000_000)
 
 
 class PipelineSettings(_Frozen):
@@ -86,6 +93,42 @@ class GenderSwapSettings(_Frozen):
 
     num_replicas: int = Field(1, ge=1)
     max_ongoing_requests: int = Field(64, ge=1)
+
+
+class TrainingSettings(_Frozen):
+    """The replica that takes in trainings, and the Ray tasks that carry them out.
+
+    ``max_concurrent`` trainings run at a time; each asks Ray for ``num_gpus`` (none unless ``use_gpu``) on
+    a node with the labels of ``label_selector``. A job whose lease is not renewed for ``lease_s`` is taken
+    over.
+    """
+
+    max_concurrent: int = Field(1, ge=1)
+    max_queued: int = Field(100, ge=1)
+    num_gpus: float = Field(1.0, gt=0)
+    label_selector: dict[str, str] = {}
+    num_threads: int = Field(0, ge=0)
+    max_retries: int = Field(3, ge=0)
+    lease_s: float = Field(15.0, gt=0)
+    max_ongoing_requests: int = Field(16, ge=1)
+
+
+class StoreSettings(_Frozen):
+    """Where jobs, adapters and files are kept: an SQLAlchemy URL and an fsspec URL.
+
+    None stands for a SQLite file and a folder in :func:`data_folder`.
+    """
+
+    database: str | None = None
+    blobs: str | None = None
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{data_folder() / 'limner.db'}"
+
+    @property
+    def blobs_url(self) -> str:
+        return self.blobs or f"file://{data_folder() / 'blobs'}"
 
 
 class SafetySettings(_Frozen):
@@ -124,6 +167,8 @@ class AppSettings(_Frozen):
     inpaint: PipelineSettings = PipelineSettings()
     perception: PerceptionSettings = PerceptionSettings()
     gender_swap: GenderSwapSettings = GenderSwapSettings()
+    training: TrainingSettings = TrainingSettings()
+    store: StoreSettings = StoreSettings()
     safety: SafetySettings = SafetySettings()
 
 
@@ -153,3 +198,11 @@ def weights_folder(environ: Mapping[str, str] | None = None) -> Path:
     env = os.environ if environ is None else environ
     chosen = env.get("LIMNER_WEIGHTS")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "limner" / "weights"
+
+
+def data_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Where jobs and adapters live unless settings say otherwise: ``LIMNER_DATA``, by default
+    ``~/.local/share/limner``."""
+    env = os.environ if environ is None else environ
+    chosen = env.get("LIMNER_DATA")
+    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".local" / "share" / "limner"

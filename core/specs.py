@@ -65,13 +65,29 @@ class Hires:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterUse:
+    """One of the caller's adapters in a request: 1 for ``weight`` is as it was trained.
+
+    The Router has made sure that it is the caller's and of the request's model. ``sha256`` is that of
+    its file; ``subject_words`` ("sks man") are what pictures of its subject are asked for with.
+    """
+
+    adapter_id: str
+    weight: float
+    sha256: str
+    subject_words: str = ""
+    has_text_encoder: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationSpec:
     """What every request for pictures says, styles already applied.
 
     Picture ``i`` of ``num_images`` uses seed ``(seed + i) % 2**32``.
     ``clip_skip`` counts layers left out before the final one, 0 for none.
     ``quality`` is 1 to 100 and ignored for PNG. ``deadline_s`` counts from acceptance.
-    ``preview_every`` is in steps, 0 for no previews. ``parameters`` are added to the picture file's text.
+    ``preview_every`` is in steps, 0 for no previews. The effects of ``adapters`` add up.
+    ``parameters`` are added to the picture file's text.
     """
 
     request_id: str
@@ -90,6 +106,7 @@ class GenerationSpec:
     priority: Priority = Priority.INTERACTIVE
     deadline_s: float | None = None
     hires: Hires | None = None
+    adapters: tuple[AdapterUse, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,0 +1,44 @@
+"""What a training is given and how it tells of itself. Knows no Ray, no store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from core.training import Progress, TrainingOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingInputs:
+    """All that determines an adapter. Pictures are files, cropped to what is to be learnt.
+
+    ``checkpoint`` is what an earlier attempt last gave to :meth:`Reporter.checkpoint`. ``num_threads`` 0
+    takes every core.
+    """
+
+    model_id: str
+    subject: str
+    trigger: str
+    photos: Sequence[bytes]
+    class_pictures: Sequence[bytes]
+    options: TrainingOptions
+    checkpoint: bytes | None = None
+    device: str = "cpu"
+    num_threads: int = 0
+
+
+class Reporter(Protocol):
+    """Who hears of a training. Any method may raise to stop it."""
+
+    def stage(self, words: str) -> None:
+        """What begins now, in a word or two."""
+
+    def progress(self, progress: Progress) -> None:
+        """Called after every optimizer step."""
+
+    def sample(self, step: int, png: bytes) -> None:
+        """A picture of the subject as it is drawn after ``step`` steps."""
+
+    def checkpoint(self, data: bytes) -> None:
+        """Everything needed to go on from here."""

@@ -1,0 +1,1 @@
+"""Adapter files: LoRA weights in the layouts of PEFT, diffusers and kohya."""
