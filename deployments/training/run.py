@@ -42,3 +42,26 @@ class Reporter(Protocol):
 
     def checkpoint(self, data: bytes) -> None:
         """Everything needed to go on from here."""
+
+
+def train(inputs: TrainingInputs, reporter: Reporter) -> bytes:
+    """The adapter's file, in PEFT's layout. Raises what the registry and :class:`Trainee` raise.
+
+    With a ``checkpoint`` it goes on from there, and makes the adapter that it would have made undisturbed.
+    """
+    # torch, diffusers and PEFT take ten seconds to import: only the training task pays for them.
+    from deployments.training.session import Session
+
+    reporter.stage("loading the model")
+    session = Session.open(inputs)
+    reporter.stage("training")
+    options, trainee = inputs.options, session.trainee
+    while trainee.step < options.num_steps:
+        loss = trainee.advance()
+        step = trainee.step
+        if options.sample_every and (step % options.sample_every == 0 or step == options.num_steps):
+            reporter.sample(step, session.sample())
+        if step % options.checkpoint_every == 0 and step < options.num_steps:
+            reporter.checkpoint(trainee.state())
+        reporter.progress(Progress(step=step, num_steps=options.num_steps, loss=loss))
+    return session.file()

@@ -1,0 +1,25 @@
+"""How adapters are trained unless a member says otherwise. The numbers are data, per model family."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from core.training import TrainingOptions
+
+_DATA = Path(__file__).with_suffix(".toml")
+_ANY = "any"
+
+
+def defaults_for(family: str) -> TrainingOptions:
+    """The options for models of ``family``; those of any other family where it has none of its own."""
+    known = _families()
+    return TrainingOptions(**{**known[_ANY], **known.get(family, {})})
+
+
+@cache
+def _families() -> Mapping[str, Mapping[str, Any]]:
+    return tomllib.loads(_DATA.read_text("utf-8"))
