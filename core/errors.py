@@ -144,3 +144,21 @@ class InsufficientStorage(LimnerError):
     """The store has no room left. What was written of the request is gone again."""
 
     status, code, title, retryable = 507, "insufficient_storage", "Insufficient storage", True
+
+
+class BrokenAdapter(LimnerError):
+    """An adapter's file is not what was stored, or cannot be read as one."""
+
+    code, title = "broken_adapter", "Adapter file corrupt"
+
+
+class UploadTooSlow(LimnerError):
+    """The body did not arrive within the time that a request may take to send it."""
+
+    status, code, title, retryable = 408, "upload_too_slow", "Upload too slow", True
+
+
+class LeaseLost(LimnerError):
+    """The job is another process's by now, or over: whoever still works on it has to stop."""
+
+    status, code, title = 409, "lease_lost", "Lease lost"
