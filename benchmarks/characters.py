@@ -9,6 +9,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from weights.recipe import palette
 from weights.recipe.looks import LOOKS
@@ -39,6 +40,12 @@ class Character:
     attributes: Mapping[str, str]
     options: Mapping[str, object]
     source: str
+
+    @property
+    def skin(self) -> tuple[int, int, int]:
+        """The colour of the skin, RGB."""
+        colors: Any = self.options[LOOKS[self.look].keys["skin"]]
+        return palette.rgb(colors[0])
 
     def wears(self, num: int, seed: int) -> list[Wear]:
         """So many different ones, as different as possible, none hiding an edge of the character."""

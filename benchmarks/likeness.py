@@ -23,6 +23,7 @@ GOALS = {"identity": 0.8, "prompt": 0.8}
 KEPT_IN_SWAP = ("look", "skin", "hair_color", "glasses")
 # Of pictures of others: what an adapter may take from them, in share of attributes.
 UNHARMED = 0.05
+_SAME_COLOR = 6
 
 
 def prompt_of(subject_words: str, wear: Wear) -> str:
@@ -77,6 +78,17 @@ class Judge:
 
 def mean_of(shares: Mapping[str, float]) -> float:
     return fmean(shares.values())
+
+
+def skin_distance(character: Character, photo: Pixels, picture: Pixels) -> float:
+    """How far ``picture`` is, in levels of 255, from the character's skin colour where ``photo`` shows it.
+
+    The median over those pixels of the largest difference of a channel: it tells shades apart that have
+    one name.
+    """
+    skin = np.array(character.skin, np.int16)
+    shown = np.abs(photo.astype(np.int16) - skin).max(axis=-1) <= _SAME_COLOR
+    return float(np.median(np.abs(picture.astype(np.int16) - skin).max(axis=-1)[shown]))
 
 
 def by_attribute(of_all: Sequence[Mapping[str, float]]) -> Shares:

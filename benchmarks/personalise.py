@@ -39,10 +39,14 @@ _NUM_SWAPS = 4
 
 @dataclass(eq=False)
 class Outcome:
-    """What one character's adapter did, and the pictures of a row of the sheet."""
+    """What one character's adapter did, and the pictures of a row of the sheet.
+
+    ``skin_distance`` is that of swaps, with and without the adapter.
+    """
 
     shares: dict[str, Shares]
     seconds: dict[str, float]
+    skin_distance: dict[str, float]
     row: list[Pixels] = field(default_factory=list)
 
     def mean(self, name: str) -> float:
@@ -83,13 +87,18 @@ async def judged(
     wanted = {key: character.attributes[key] for key in likeness.KEPT_IN_SWAP if key in character.attributes}
     wanted |= {"subject": target.value}
     swapped = await apprentice.swap(portraits, target, adapter)
-    for name, pictures in (
-        ("swapped", swapped),
-        ("swapped_without", await apprentice.swap(portraits, target, None)),
-    ):
+    unaided = await apprentice.swap(portraits, target, None)
+    skin = {
+        name: fmean(
+            likeness.skin_distance(character, pixels_of(portrait), picture)
+            for portrait, picture in zip(portraits, pictures, strict=True)
+        )
+        for name, pictures in (("swapped", swapped), ("swapped_without", unaided))
+    }
+    for name, pictures in (("swapped", swapped), ("swapped_without", unaided)):
         shares[name] = judge.shares(pictures, [wanted] * len(pictures))
     row = [pixels_of(character.picture(known[0])), *own[:6], pixels_of(hosts[0]), painted[0], swapped[0]]
-    return Outcome(shares, seconds, row)
+    return Outcome(shares, seconds, skin, row)
 
 
 def report_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -106,6 +115,10 @@ def report_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "by_attribute": {
             name: likeness.by_attribute([each.shares[name] for each in outcomes])
             for name in ("identity", "identity_without", "prompt", "others", "others_without", "swapped")
+        },
+        "skin_distance": {
+            name: round(fmean(each.skin_distance[name] for each in outcomes), 1)
+            for name in outcomes[0].skin_distance
         },
         "training_s": {
             "mean": round(fmean(sum(each.seconds.values()) for each in outcomes), 1),

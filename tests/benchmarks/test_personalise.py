@@ -56,6 +56,14 @@ def test_attributes_without_a_value_do_not_count() -> None:
     assert set(Judge().identity(bald, shown(bald, 1))) == {"subject"} <= set(IDENTITY)
 
 
+def test_skin_is_measured_where_the_photo_shows_it() -> None:
+    character = characters(1)[0]
+    photo = shown(character, 1)[0]
+    assert likeness.skin_distance(character, photo, photo) <= 1
+    darker = np.clip(photo.astype(int) - 30, 0, 255).astype(np.uint8)
+    assert likeness.skin_distance(character, photo, darker) == pytest.approx(30, abs=2)
+
+
 def test_the_report_says_which_goals_were_met() -> None:
     shares = {
         name: {"subject": share}
@@ -68,7 +76,8 @@ def test_the_report_says_which_goals_were_met() -> None:
             ("swapped", 0.8),
         )
     }
-    report = report_of([Outcome(shares, {"training": 10.0}), Outcome(shares, {"training": 30.0})])
+    skin = {"swapped": 4.0}
+    report = report_of([Outcome(shares, {"training": seconds}, skin) for seconds in (10.0, 30.0)])
     assert report["goals_met"] == {"identity": True, "prompt": False, "others_unharmed": False}
     assert report["training_s"] == {"mean": 20.0, "most": 30.0, "stages": {"training": 20.0}}
 
