@@ -87,9 +87,11 @@ class FakeDenoiserHandle:
     def __init__(self, *scripts: Sequence[DenoiseEvent | Exception | None]) -> None:
         self.scripted = ScriptedDenoiser(*scripts)
         self.num_cancelled = 0
+        self.routing_ids: list[str] = []
 
-    def options(self, *, stream: bool) -> FakeDenoiserHandle:
+    def options(self, *, stream: bool, multiplexed_model_id: str) -> FakeDenoiserHandle:
         assert stream
+        self.routing_ids.append(multiplexed_model_id)
         return self
 
     @property

@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 
 from core.errors import GenerationFailed, LimnerError, NotReady, QueueFull
 from core.types import Accepted, Completed, PipelineEvent
+from deployments.serving.affinity import routing_id
 
 if TYPE_CHECKING:
     from deployments.engine.request import DenoiseEvent, DenoiseRequest
@@ -21,12 +22,13 @@ _ATTEMPTS = 3
 
 
 def denoise_through(denoiser: DeploymentHandle[Any]) -> Denoise:
-    """The Denoiser's ``denoise`` streams as pipelines want them."""
-    streaming: Any = denoiser.options(stream=True)
+    """The Denoiser's ``denoise`` streams as pipelines want them, from a replica near its adapters."""
 
     async def denoise(request: DenoiseRequest) -> AsyncGenerator[DenoiseEvent, None]:
         from deployments.pipeline.denoising import ReplicaLost
 
+        adapters = routing_id(adapter.adapter_id for adapter in request.adapters)
+        streaming: Any = denoiser.options(stream=True, multiplexed_model_id=adapters)
         events = streaming.denoise.remote(request)
         try:
             async for event in events:

@@ -4,12 +4,15 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
+import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from core.errors import GenerationFailed, InvalidRequest, QueueFull
-from deployments.serving.handles import ask
-from tests.fakes import FakeRemote
+from core.types import SamplerName
+from deployments.engine.request import Accepted, AdapterInput, DenoiseRequest
+from deployments.serving.handles import ask, denoise_through
+from tests.fakes import FakeDenoiserHandle, FakeRemote
 
 
 class Handle:
@@ -60,3 +63,20 @@ async def test_rays_errors_become_ours(raised: Exception, expected: type[Excepti
     if expected is InvalidRequest:
         assert type(caught.value) is InvalidRequest
         assert caught.value.field == "image"
+
+
+@pytest.mark.parametrize(("adapter_ids", "routed_by"), [((), ""), (("b",), "b"), (("b", "a"), "a,b")])
+async def test_requests_are_routed_by_their_adapters(adapter_ids: tuple[str, ...], routed_by: str) -> None:
+    handle = FakeDenoiserHandle([Accepted("r", 1.0)])
+    request = DenoiseRequest(
+        request_id="r",
+        prompt_embeds=torch.zeros(77, 8),
+        noise=torch.zeros(4, 8, 8),
+        sampler=SamplerName.DDIM,
+        num_inference_steps=1,
+        guidance_scale=1.0,
+        seed=0,
+        adapters=tuple(AdapterInput(adapter_id, 1.0) for adapter_id in adapter_ids),
+    )
+    assert [event async for event in denoise_through(handle)(request)] == [Accepted("r", 1.0)]  # type: ignore[arg-type]
+    assert handle.routing_ids == [routed_by]
