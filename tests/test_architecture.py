@@ -61,7 +61,15 @@ RULE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "deployments.training": (("core", "weights", "store", "deployments.engine"), ("fastapi",)),
     "deployments": (
-        ("core", "weights", "store", "deployments.engine", "deployments.pipeline", "deployments.serving"),
+        (
+            "core",
+            "weights",
+            "store",
+            "deployments.engine",
+            "deployments.pipeline",
+            "deployments.serving",
+            "deployments.training",
+        ),
         ("fastapi",),
     ),
     "serve_app": (("core", "store"), ("torch", "diffusers", "transformers", "ray")),
