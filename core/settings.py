@@ -37,12 +37,13 @@ class RequestLimits(_Frozen):
 
 
 class RouterSettings(_Frozen):
-    """The ingress."""
+    """The ingress. Who follows a job hears of it within ``job_poll_s``."""
 
     limits: RequestLimits = RequestLimits()
     num_replicas: int = Field(1, ge=1)
     max_ongoing_requests: int = Field(512, ge=1)
     cors_origins: tuple[str, ...] = ()
+    job_poll_s: float = Field(0.5, gt=0)
 
 
 class DenoiserSettings(_Frozen):

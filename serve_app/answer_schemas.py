@@ -50,6 +50,11 @@ class MarginParameters(BaseModel):
     bottom: int
 
 
+class AdapterParameters(BaseModel):
+    id: str
+    weight: float
+
+
 class DrawingParameters(BaseModel):
     """The request with every default filled in, without its pictures."""
 
@@ -64,6 +69,7 @@ class DrawingParameters(BaseModel):
     clip_skip: int
     output_format: OutputFormat
     quality: int
+    adapters: list[AdapterParameters] = Field([], exclude_if=lambda adapters: not adapters)
 
 
 class StyledParameters(DrawingParameters):

@@ -1,4 +1,4 @@
-"""The whole deployment graph, wired in one place: Router → pipelines → Denoiser and Perception.
+"""The whole deployment graph, wired in one place: Router → pipelines and Trainer → Denoiser and Perception.
 
 ``build`` is what ``serve_config.yaml`` names. The router process imports no torch. Annotations are not
 postponed here: Ray Serve reads that of ``build`` to validate its arguments.
@@ -26,6 +26,7 @@ from core.specs import (
     UpscaleSpec,
 )
 from core.telemetry import configure
+from core.training import Adapter, AdapterFormat, ImportSpec, Job, TrainingSpec
 from core.types import ModelInfo, PipelineEvent
 from deployments.denoiser import denoiser_app
 from deployments.gender_swap import gender_swap_app
@@ -35,7 +36,9 @@ from deployments.perception import perception_app
 from deployments.pipeline.networks import has_inpainting_unet
 from deployments.serving.handles import ask, pictures_through
 from deployments.text_to_image import text_to_image_app
+from deployments.trainer import trainer_app
 from serve_app.api import build_api
+from serve_app.records import Records, open_store
 from weights import registry
 
 S = TypeVar("S", bound=GenerationSpec)
@@ -64,6 +67,28 @@ class PerceptionHandle:
         return cast(FoundMask, await ask(self._handle, "mask", spec))
 
 
+class TrainerHandle:
+    """The Trainer's handle as the routes see it."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle
+
+    async def submit(self, spec: TrainingSpec) -> Job:
+        return cast(Job, await ask(self._handle, "submit", spec))
+
+    async def import_adapter(self, spec: ImportSpec) -> Adapter:
+        return cast(Adapter, await ask(self._handle, "import_adapter", spec))
+
+    async def export(self, adapter: Adapter, format: AdapterFormat) -> bytes:
+        return cast(bytes, await ask(self._handle, "export", adapter, format))
+
+    async def cancel(self, job_id: str, user_id: str) -> Job:
+        return cast(Job, await ask(self._handle, "cancel", job_id, user_id))
+
+    async def delete_adapter(self, adapter_id: str, user_id: str) -> None:
+        await ask(self._handle, "delete_adapter", adapter_id, user_id)
+
+
 @dataclass(frozen=True)
 class Handles:
     """The handles of every deployment but the router's."""
@@ -74,6 +99,7 @@ class Handles:
     image_to_image: DeploymentHandle[Any]
     inpaint: DeploymentHandle[Any]
     gender_swap: DeploymentHandle[Any]
+    trainer: DeploymentHandle[Any]
 
 
 class ServedPipelines:
@@ -128,7 +154,10 @@ class Router:
         settings: AppSettings,
     ) -> None:
         configure()
-        self._pipelines = ServedPipelines(Handles(**handles))
+        found = Handles(**handles)
+        self._pipelines = ServedPipelines(found)
+        self._trainer = TrainerHandle(found.trainer)
+        self._records = Records(lambda: open_store(settings.store))
         self._models = models
         self._settings = settings
 
@@ -136,6 +165,8 @@ class Router:
         # Ray Serve's own middleware echoes X-Request-ID already.
         return build_api(
             self._pipelines,
+            self._trainer,
+            self._records,
             self._models,
             self._settings.router,
             prompt_rules=safety_enabled(self._settings.safety, self._models[0].family),
@@ -147,16 +178,22 @@ def build(args: AppSettings) -> serve.Application:
     """The application of ``args``; Ray Serve validates ``serve_config.yaml`` against their type."""
     denoiser = denoiser_app(args)
     perception = perception_app(args)
+    text_to_image = text_to_image_app(args, denoiser, perception)
     image_to_image = image_to_image_app(args, denoiser, perception)
     inpaint_denoiser = denoiser_app(args, inpainting=True) if has_inpainting_unet(args.model) else None
     inpaint = inpaint_app(args, denoiser, perception, inpaint_denoiser)
+    # Whoever holds adapters in memory has to forget those that are deleted.
+    adapter_users = [denoiser, text_to_image, image_to_image, inpaint]
+    if inpaint_denoiser is not None:
+        adapter_users.append(inpaint_denoiser)
     handles = {
         "denoiser": denoiser,
         "perception": perception,
-        "text_to_image": text_to_image_app(args, denoiser, perception),
+        "text_to_image": text_to_image,
         "image_to_image": image_to_image,
         "inpaint": inpaint,
         "gender_swap": gender_swap_app(args, perception, inpaint, image_to_image),
+        "trainer": trainer_app(args, perception, text_to_image, adapter_users),
     }
     router = cast(serve.Deployment, Router).options(
         num_replicas=args.router.num_replicas,

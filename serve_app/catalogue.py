@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from core.errors import InvalidRequest, LimnerError, NotFound
 from core.types import ModelInfo, SamplerName
 from serve_app import problems
+from serve_app.adapter_schemas import ADAPTERS, JOBS
 from serve_app.offer import find_model
 from serve_app.openapi import problem_responses, summary_of
 from serve_app.schemas import (
@@ -48,6 +49,9 @@ LINKS = {
     "gender_swap": "/v1/gender-swap",
     "upscale": "/v1/upscale",
     "mask": "/v1/mask",
+    "adapters": ADAPTERS,
+    "import_adapter": f"{ADAPTERS}/import",
+    "jobs": JOBS,
     "styles": "/v1/styles",
     "models": "/v1/models",
     "samplers": "/v1/samplers",

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi.openapi.models import Example
 
 from core.errors import (
+    Conflict,
     DeadlineExceeded,
     DeadlineUnmeetable,
     GenerationFailed,
@@ -16,6 +17,7 @@ from core.errors import (
     MissingPart,
     ModerationBlocked,
     NotAcceptable,
+    NotFound,
     NotReady,
     PayloadTooLarge,
     QueueFull,
@@ -27,6 +29,7 @@ from core.types import OutputFormat
 from serve_app.negotiation import EVENT_STREAM
 from serve_app.openapi import problem_responses
 
+ADAPTER_ID = "adp_2f6b7c0e9d1a4f58b3c6d7e8f9a0b1c2"
 REQUESTS: dict[str, Example] = {
     "shortest": {"summary": "Only a prompt", "value": {"prompt": "portrait of a smiling woman"}},
     "settings": {
@@ -49,6 +52,13 @@ REQUESTS: dict[str, Example] = {
         "summary": "Two styles, one on top of the other",
         "value": {"prompt": "portrait of a man wearing a hat", "styles": ["cartoon", "black-and-white"]},
     },
+    "adapter": {
+        "summary": "With an adapter of your own, at 0.8 of what it was trained to do",
+        "value": {
+            "prompt": "cartoon portrait of zvokip man, wearing a navy t-shirt",
+            "adapters": [{"id": ADAPTER_ID, "weight": 0.8}],
+        },
+    },
     "stream": {
         "summary": "Progress and previews while it is being drawn",
         "value": {"prompt": "a purple monster with three eyes", "stream": True, "preview_every": 5},
@@ -70,16 +80,16 @@ data: {"id":"0b7e…","images":[…],"parameters":{…},"timings":{…}}
 """
 
 
-def _header(description: str, kind: str = "string") -> dict[str, Any]:
+def header(description: str, kind: str = "string") -> dict[str, Any]:
     return {"description": description, "schema": {"type": kind}}
 
 
 _HEADERS = {
-    "Limner-Request-Id": _header("The `id` of the answer."),
-    "Limner-Seed": _header("The seed of a picture file.", "integer"),
-    "Server-Timing": _header("Milliseconds spent in each stage. Not sent with streams."),
+    "Limner-Request-Id": header("The `id` of the answer."),
+    "Limner-Seed": header("The seed of a picture file.", "integer"),
+    "Server-Timing": header("Milliseconds spent in each stage. Not sent with streams."),
 }
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
 # What may go wrong on every route that makes something.
 _PROBLEMS: tuple[type[LimnerError], ...] = (
     MalformedRequest,
@@ -98,26 +108,33 @@ _PROBLEMS: tuple[type[LimnerError], ...] = (
     DeadlineExceeded,
 )
 
+# And on those that draw with members' adapters.
+_DRAWING_PROBLEMS = (*_PROBLEMS, NotFound, Conflict)
+# On those that show a member what is the member's own.
+OWN_PROBLEMS: tuple[type[LimnerError], ...] = (MalformedRequest, NotFound, InvalidRequest, LimnerError)
+
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The pictures, in the representation that `Accept` and `stream` ask for.",
         "headers": _HEADERS,
         "content": {
-            **{file_format.media_type: _BINARY for file_format in OutputFormat},
+            **{file_format.media_type: BINARY for file_format in OutputFormat},
             EVENT_STREAM: {"schema": {"type": "string"}, "example": _EVENTS},
         },
     },
-    **problem_responses(*_PROBLEMS),
+    **problem_responses(*_DRAWING_PROBLEMS),
 }
-EDIT_RESPONSES: dict[int | str, dict[str, Any]] = RESPONSES | problem_responses(MissingPart)
+EDIT_RESPONSES: dict[int | str, dict[str, Any]] = RESPONSES | problem_responses(
+    *_DRAWING_PROBLEMS, MissingPart
+)
 MASK_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The mask, in the representation that `Accept` asks for.",
         "headers": {
             "Limner-Request-Id": _HEADERS["Limner-Request-Id"],
-            "Limner-Mask-Coverage": _header("The share of the picture that the mask covers.", "number"),
+            "Limner-Mask-Coverage": header("The share of the picture that the mask covers.", "number"),
         },
-        "content": {OutputFormat.PNG.media_type: _BINARY},
+        "content": {OutputFormat.PNG.media_type: BINARY},
     },
     **problem_responses(*_PROBLEMS, MissingPart),
 }

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from core.types import OutputFormat
 from serve_app.answer_schemas import MaskResponse
 from serve_app.answers import to_base64
+from serve_app.caller import CallingMember
 from serve_app.disconnect import unless_disconnected
 from serve_app.edit_examples import MASK
 from serve_app.edit_requests import MaskRequest
@@ -31,6 +32,7 @@ def build_router(pipelines: Pipelines, offer: Offer) -> APIRouter:
         response_model=MaskResponse,
         responses=MASK_RESPONSES,
         openapi_extra=request_body(MaskRequest, MASK),
+        dependencies=[CallingMember],
     )
     async def find_mask(request: Request) -> Response:
         """A soft mask, as large as the upright picture and white where the words are.

@@ -11,12 +11,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from core.training import MAX_ADAPTERS
 from core.types import OutputFormat, SamplerName
 
 MAX_MEMBERS = 100
 MAX_STYLES = 8
 MAX_SEED = 2**32 - 1
 MAX_HIRES_SCALE = 4
+MAX_ID_CHARS = 100
+MAX_WEIGHT = 2
 # Unicode categories Cc, without tab, line feed and carriage return, and Cs.
 _UNFIT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -61,12 +64,33 @@ class HiresMembers(Members):
     strength: float = Field(gt=0, le=1, description="How much of it is drawn anew, in tiles.")
 
 
+class AdapterMembers(Members):
+    """One of the member's own adapters, and how strongly it acts."""
+
+    id: Text = Field(min_length=1, max_length=MAX_ID_CHARS, description="An id from `GET /v1/adapters`.")
+    weight: float = Field(
+        1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT, description="1 is as it was trained; 0 is not at all."
+    )
+
+
+def _no_id_twice(adapters: list[AdapterMembers]) -> list[AdapterMembers]:
+    if len({adapter.id for adapter in adapters}) < len(adapters):
+        raise PydanticCustomError("twice", "An adapter is named once.", {"limit": 1})
+    return adapters
+
+
 class DrawingRequest(Members):
     """What every request for pictures may say. Styles, then the model, fill in the rest."""
 
     prompt: Text = Field("", description=f"What to draw. {PROMPT}")
     negative_prompt: Text = Field("", description="What to keep out of the picture.")
     model: str | None = Field(None, description="An id from `GET /v1/models`; the first one if left out.")
+    adapters: Annotated[list[AdapterMembers], AfterValidator(_no_id_twice)] = Field(
+        [],
+        max_length=MAX_ADAPTERS,
+        description="The caller's own adapters to draw with; their effects add up. The prompt names a "
+        "subject by its adapter's `prompt_words`.",
+    )
     num_inference_steps: int | None = Field(None, ge=1, description="Denoising steps per picture.")
     guidance_scale: float | None = Field(
         None, ge=0, description="How closely to follow the prompt. 1 or less switches guidance off."

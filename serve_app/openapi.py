@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from core.errors import LimnerError
 from core.settings import RequestLimits
 from serve_app import problems
+from serve_app.adapter_requests import ImportRequest, TrainingRequest
 from serve_app.edit_requests import (
     GenderSwapRequest,
     ImageToImageRequest,
@@ -31,10 +32,19 @@ from serve_app.schemas import Problem
 _ASSETS = "/docs/assets"
 _REFERENCE = "#/components/schemas/{model}"
 # FastAPI documents the models of the bodies that it reads itself; these are read by ``request_body``.
-_EDIT_REQUESTS = (ImageToImageRequest, MaskRequest, InpaintRequest, GenderSwapRequest, UpscaleRequest)
+_EDIT_REQUESTS: tuple[type[BaseModel], ...] = (
+    ImageToImageRequest,
+    MaskRequest,
+    InpaintRequest,
+    GenderSwapRequest,
+    UpscaleRequest,
+)
+_FORMS: tuple[type[BaseModel], ...] = (TrainingRequest, ImportRequest)
 TAGS = [
     {"name": "generate", "description": "Pictures from words."},
     {"name": "edit", "description": "Pictures from pictures, sent as JSON with base64 or as a form."},
+    {"name": "adapters", "description": "A member's own subjects: trained from photos, or brought along."},
+    {"name": "jobs", "description": "Trainings, from the queue to the adapter."},
     {"name": "catalogue", "description": "What a request may name."},
     {"name": "operations", "description": "For whoever keeps the service running."},
 ]
@@ -81,6 +91,13 @@ def request_body(
     return {"requestBody": {"required": True, "content": {JSON: json_body, FORM: form}}}
 
 
+def form_body(model: type[BaseModel], examples: Mapping[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """The ``openapi_extra`` of a route that reads ``model`` as a form alone."""
+    shown = {name: {"summary": summary, "value": value} for name, (summary, value) in examples.items()}
+    form = {"schema": {"$ref": _REFERENCE.format(model=_form_name(model.__name__))}, "examples": shown}
+    return {"requestBody": {"required": True, "content": {FORM: form}}}
+
+
 def _form_name(name: str) -> str:
     return name.removesuffix("Request") + "Form"
 
@@ -96,6 +113,11 @@ def _form_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _as_part(member: dict[str, Any]) -> dict[str, Any]:
     alternatives = member.get("anyOf", [member])
+    if member.get("type") == "array":
+        if "$ref" not in member["items"]:
+            return member | {"items": _as_part(member["items"])}
+        kept = {name: member[name] for name in ("title", "description") if name in member}
+        return kept | {"type": "string", "contentMediaType": JSON, "contentSchema": member}
     if any("contentEncoding" in alternative for alternative in alternatives):
         kept = {name: member[name] for name in ("title", "description") if name in member}
         return kept | {"type": "string", "format": "binary"}
@@ -140,13 +162,19 @@ def _document(app: FastAPI, limits: RequestLimits) -> dict[str, Any]:
         tags=TAGS,
     )
     schemas = document["components"]["schemas"]
-    wanted = [(Problem, "serialization"), *((model, "validation") for model in _EDIT_REQUESTS)]
+    read_by_routes = (*_EDIT_REQUESTS, *_FORMS)
+    wanted = [(Problem, "serialization"), *((model, "validation") for model in read_by_routes)]
     _, definitions = models_json_schema(wanted, ref_template=_REFERENCE)  # type: ignore[arg-type]
     schemas.update(definitions["$defs"])
     for name in ("TextToImageRequest", *(model.__name__ for model in _EDIT_REQUESTS)):
         _bound(schemas[name]["properties"], limits)
     for model in _EDIT_REQUESTS:
         schemas[_form_name(model.__name__)] = _form_schema(schemas[model.__name__])
+    for model in _FORMS:
+        schemas[_form_name(model.__name__)] = _form_schema(schemas.pop(model.__name__))
+    training = schemas[_form_name(TrainingRequest.__name__)]["properties"]
+    for name in ("num_steps", "sample_every"):
+        _number(training[name])["maximum"] = limits.max_training_steps
     return document
 
 

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from core.errors import InvalidRequest, MalformedRequest, RequestCancelled, UnsupportedMediaType
 from core.settings import RequestLimits
-from serve_app.form import members_of, read_parts
+from serve_app.form import FormLimits, members_of, read_parts
 from serve_app.negotiation import JSON
 
 FORM = "multipart/form-data"
@@ -32,7 +32,7 @@ async def read_body(request: Request, model: type[B], limits: RequestLimits) -> 
         MalformedRequest: if it is not what it calls itself.
         InvalidRequest, RequestValidationError: for members that are not as they must be.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = _media_type(request)
     if media_type not in (JSON, FORM):
         raise UnsupportedMediaType(
             f"The body must be {JSON} or {FORM}.", field="Content-Type", limit=[JSON, FORM]
@@ -45,6 +45,26 @@ async def read_body(request: Request, model: type[B], limits: RequestLimits) -> 
         return await _aside(lambda: _validated(_parsed(body), model, limits))
     except ClientDisconnect as error:
         raise RequestCancelled("The client has disconnected.") from error
+
+
+async def read_form(request: Request, model: type[B], limits: RequestLimits, form_limits: FormLimits) -> B:
+    """The form as a ``model``, its pictures checked by their headers.
+
+    Raises:
+        UnsupportedMediaType, MalformedRequest: if it is no form.
+        InvalidRequest, RequestValidationError: for members that are not as they must be.
+    """
+    if _media_type(request) != FORM:
+        raise UnsupportedMediaType(f"The body must be {FORM}.", field="Content-Type", limit=FORM)
+    try:
+        parts = await read_parts(request, limits, form_limits)
+    except ClientDisconnect as error:
+        raise RequestCancelled("The client has disconnected.") from error
+    return await _aside(lambda: _validated(members_of(parts, model), model, limits))
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def _aside(work: Callable[[], B]) -> B:

@@ -20,9 +20,14 @@ HEARTBEAT_S = 10.0
 HEARTBEAT = b": heartbeat\n\n"
 
 
-def encode_event(name: str, data: Mapping[str, Any]) -> bytes:
-    """One event whose data is JSON on a single line, in ASCII."""
-    return f"event: {name}\ndata: {json.dumps(data, allow_nan=False, separators=(',', ':'))}\n\n".encode()
+def encode_event(name: str, data: Mapping[str, Any], number: int | None = None) -> bytes:
+    """One event whose data is JSON on a single line, in ASCII.
+
+    ``number`` is what a client that was cut off sends back as ``Last-Event-ID``.
+    """
+    identified = "" if number is None else f"id: {number}\n"
+    told = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return f"event: {name}\n{identified}data: {told}\n\n".encode()
 
 
 async def with_heartbeats(

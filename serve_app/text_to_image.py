@@ -7,18 +7,21 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request
 from starlette.responses import Response
 
+from serve_app.adapters_in_use import for_member
 from serve_app.answer_schemas import TextToImageResponse
 from serve_app.answers import answer, choose_representation
 from serve_app.body_limit import require_json
+from serve_app.caller import Caller
 from serve_app.examples import REQUESTS, RESPONSES
 from serve_app.members import TextToImageRequest
 from serve_app.offer import Offer
 from serve_app.pipelines import Pipelines
+from serve_app.records import Records
 from serve_app.resolve import resolve_text_to_image
 
 
-def build_router(pipelines: Pipelines, offer: Offer) -> APIRouter:
-    """The route, over the pipelines of the models on offer."""
+def build_router(pipelines: Pipelines, offer: Offer, records: Records) -> APIRouter:
+    """The route, over the pipelines of the models on offer; ``records`` knows members' adapters."""
     router = APIRouter(tags=["generate"])
 
     @router.post(
@@ -30,7 +33,7 @@ def build_router(pipelines: Pipelines, offer: Offer) -> APIRouter:
         responses=RESPONSES,
     )
     async def text_to_image(
-        request: Request, body: Annotated[TextToImageRequest, Body(openapi_examples=REQUESTS)]
+        request: Request, caller: Caller, body: Annotated[TextToImageRequest, Body(openapi_examples=REQUESTS)]
     ) -> Response:
         """Disconnecting cancels the work. The same seed and settings draw the same picture.
 
@@ -42,6 +45,7 @@ def build_router(pipelines: Pipelines, offer: Offer) -> APIRouter:
         """
         representation = choose_representation(body, request.headers.get("accept"))
         resolved = resolve_text_to_image(body, offer, representation.output_format)
+        resolved = await for_member(caller, body.adapters, resolved, records)
         pipeline = pipelines.text_to_image(resolved.parameters.model)
         return await answer(request, representation, resolved, pipeline, TextToImageResponse)
 

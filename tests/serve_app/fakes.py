@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -37,7 +38,9 @@ from core.types import (
 )
 from core.uploads import open_mask, open_picture
 from serve_app.api import build_api
+from serve_app.records import Records
 from tests.picture_files import saved
+from tests.serve_app.small_trainer import SmallTrainer
 
 MINI = ModelInfo(
     model_id="mini",
@@ -170,11 +173,15 @@ class ScriptedPipelines:
 
 
 class Service:
-    """The API over a scripted pipeline, with a client connected to it."""
+    """The API over a scripted pipeline, with a client connected to it.
+
+    Without a ``folder`` to keep it in, there is no store, and opening one fails.
+    """
 
     def __init__(
         self,
         *script: Step,
+        folder: Path | None = None,
         settings: RouterSettings | None = None,
         is_ready: bool = True,
         prompt_rules: bool = False,
@@ -182,8 +189,11 @@ class Service:
     ) -> None:
         self.pipeline = ScriptedPipeline(*script)
         self.pipelines = ScriptedPipelines(self.pipeline, is_ready=is_ready)
+        self.trainer = SmallTrainer(folder)
         self.api: FastAPI = build_api(
             self.pipelines,
+            self.trainer,
+            Records(lambda: self.trainer.store),
             (MINI, PHOTO),
             settings or RouterSettings(),
             prompt_rules=prompt_rules,
@@ -227,7 +237,9 @@ class HangingUp:
         body: dict[str, Any],
         *,
         path: str = "/v1/text-to-image",
+        method: str = "POST",
         more_body: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         content = json.dumps(body).encode()
@@ -237,13 +249,16 @@ class HangingUp:
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
-            "method": "POST",
+            "method": method,
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),
             "root_path": "",
             "query_string": b"",
-            "headers": [(b"content-type", b"application/json")],
+            "headers": [
+                (name.lower().encode(), value.encode())
+                for name, value in (headers or {"Content-Type": "application/json"}).items()
+            ],
             "client": ("127.0.0.1", 1),
             "server": ("test", 80),
         }
@@ -267,8 +282,8 @@ def as_parts(members: dict[str, Any]) -> list[tuple[str, Any]]:
     for name, value in members.items():
         if isinstance(value, bytes):
             parts.append((name, ("upload", value, "application/octet-stream")))
-        elif isinstance(value, list):
-            parts += [(name, (None, item)) for item in value]
+        elif isinstance(value, list) and not any(isinstance(item, dict) for item in value):
+            parts += [part for item in value for part in as_parts({name: item})]
         elif value is not None:
             parts.append((name, (None, value if isinstance(value, str) else json.dumps(value))))
     return parts

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.settings import RequestLimits, RouterSettings
-from serve_app.examples import REQUESTS
+from serve_app.examples import ADAPTER_ID, REQUESTS
 from tests.serve_app.edits import DRAWING, EITHER_WAY, EVERY_ROUTE, MASK, PHOTO
 from tests.serve_app.fakes import Service
+from tests.serve_app.small_trainer import ADAPTER
 
-METHODS = {"get", "post"}
+METHODS = {"get", "post", "delete"}
 # One for many questions: its document takes a while.
 SERVICE = Service()
 
@@ -29,6 +32,11 @@ def references(node: Any) -> set[str]:
         own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
         return own.union(*(references(child) for child in node.values()))
     return set().union(*(references(child) for child in node)) if isinstance(node, list) else set()
+
+
+def problems_of(response: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = response["content"]["application/problem+json"]["examples"]
+    return found
 
 
 async def test_every_reference_resolves() -> None:
@@ -49,7 +57,9 @@ async def test_every_operation_is_described() -> None:
 
 async def test_all_answers_of_text_to_image_are_described() -> None:
     responses = (await document_of(Service()))["paths"]["/v1/text-to-image"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "406", "413", "415", "422", "499", "500", "503", "504"}
+    assert set(responses) == {
+        *("200", "400", "404", "406", "409", "413", "415", "422", "499", "500", "503", "504")
+    }
     assert set(responses["200"]["content"]) == {
         "application/json",
         "image/png",
@@ -62,7 +72,7 @@ async def test_all_answers_of_text_to_image_are_described() -> None:
             content = response["content"]["application/problem+json"]
             assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
             assert all(example["value"]["status"] == int(status) for example in content["examples"].values())
-    assert set(responses["503"]["content"]["application/problem+json"]["examples"]) >= {"queue_full"}
+    assert set(problems_of(responses["503"])) >= {"queue_full"}
     assert "Retry-After" in responses["503"]["headers"]
 
 
@@ -70,8 +80,9 @@ async def test_all_answers_of_text_to_image_are_described() -> None:
 async def test_routes_that_take_pictures_answer_like_text_to_image(noun: str) -> None:
     paths = (await document_of(SERVICE))["paths"]
     responses = paths[f"/v1/{noun}"]["post"]["responses"]
-    assert set(responses) == {*paths["/v1/text-to-image"]["post"]["responses"], "409"}
-    assert "moderation_blocked" in responses["400"]["content"]["application/problem+json"]["examples"]
+    assert set(responses) == set(paths["/v1/text-to-image"]["post"]["responses"])
+    assert set(problems_of(responses["409"])) == {"conflict", "missing_part"}
+    assert "moderation_blocked" in problems_of(responses["400"])
     schema = responses["200"]["content"]["application/json"]["schema"]["$ref"]
     assert schema.endswith("Response")
 
@@ -125,8 +136,10 @@ async def test_the_limits_are_the_installation_s() -> None:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_the_examples_work(name: str) -> None:
-    answer = await Service().client.post("/v1/text-to-image", json=REQUESTS[name]["value"])
+async def test_the_examples_work(name: str, tmp_path: Path) -> None:
+    service = Service(folder=tmp_path)
+    service.trainer.store.adapters.add(replace(ADAPTER, adapter_id=ADAPTER_ID))
+    answer = await service.client.post("/v1/text-to-image", json=REQUESTS[name]["value"])
     assert answer.status_code == 200
 
 

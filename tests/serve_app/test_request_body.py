@@ -171,7 +171,8 @@ async def test_a_flood_of_members_is_refused(form: bool) -> None:
 
 async def test_a_flood_of_files_is_refused() -> None:
     answer = await Service().client.post("/v1/upscale", files=[("image", ("a", PHOTO))] * 20)
-    assert_problem(answer, 400, "malformed_request")
+    body = assert_problem(answer, 422, "invalid_request")
+    assert (body["field"], body["limit"]) == ("image", 8)
 
 
 SMALL = RouterSettings(limits=RequestLimits(max_body_bytes=2_000, max_upload_body_bytes=20_000))
