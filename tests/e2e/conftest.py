@@ -36,6 +36,11 @@ class Service:
     process: subprocess.Popen[str]
     log: Path
 
+    @property
+    def blobs(self) -> Path:
+        """Where it keeps photos and adapters."""
+        return self.log.parent / "data" / "blobs"
+
 
 def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", **extra}
@@ -60,7 +65,7 @@ def other_cluster() -> Iterator[subprocess.Popen[str]]:
 
 
 def started(log: Path, port: int, dashboard_port: int) -> subprocess.Popen[str]:
-    """Start ``limner serve`` and return when it says that it is ready."""
+    """Start ``limner serve`` and return when it says that it is ready. Its data lies beside ``log``."""
     with log.open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "serve_app.cli", "serve"],
@@ -68,7 +73,11 @@ def started(log: Path, port: int, dashboard_port: int) -> subprocess.Popen[str]:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
-            env=environment(LIMNER_PORT=str(port), LIMNER_DASHBOARD_PORT=str(dashboard_port)),
+            env=environment(
+                LIMNER_PORT=str(port),
+                LIMNER_DASHBOARD_PORT=str(dashboard_port),
+                LIMNER_DATA=str(log.parent / "data"),
+            ),
         )
     limit = time.monotonic() + START_LIMIT_S
     while "Ctrl-C" not in log.read_text():

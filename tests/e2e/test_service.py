@@ -165,6 +165,7 @@ def test_the_dashboard_shows_every_deployment(service: Service) -> None:
         "GenderSwap",
         "Perception",
         "Denoiser",
+        "Trainer",
     ):
         assert [replica["state"] for replica in replicas(service, deployment)] == ["RUNNING"]
 
