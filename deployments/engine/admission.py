@@ -10,8 +10,14 @@ from deployments.engine.request import DenoiseRequest
 from deployments.engine.scheduler import Scheduler, Work
 
 
-def work_of(request: DenoiseRequest, now: float, cost: CostModel, max_rows: int) -> Work:
-    """What the scheduler needs to know of a request that arrives ``now``."""
+def work_of(
+    request: DenoiseRequest,
+    now: float,
+    cost: CostModel,
+    max_rows: int,
+    adapters: frozenset[str] = frozenset(),
+) -> Work:
+    """What the scheduler needs to know of a request that arrives ``now``; ``adapters`` are those that act."""
     steps = range(request.first_step, request.num_inference_steps)
     return Work(
         request_id=request.request_id,
@@ -23,12 +29,13 @@ def work_of(request: DenoiseRequest, now: float, cost: CostModel, max_rows: int)
         row_steps=sum(cost_rows(request, step, cost) for step in steps),
         row_ms=cost.row_ms(request.key, max_rows),
         arrived_at=now,
+        adapters=adapters,
     )
 
 
 def cost_rows(request: DenoiseRequest, step: int, cost: CostModel) -> float:
     """How many plain UNet rows cost as much as the request's rows in ``step``."""
-    return cost.rows(request.num_rows(step), request.branch_at(step))
+    return cost.rows(request.num_rows(step), request.branch_at(step), adapted=bool(request.adapters))
 
 
 def admit(

@@ -14,8 +14,12 @@ from torch import Tensor
 from core.errors import InvalidRequest
 from core.types import SamplerName
 from deployments.engine.branch import Branch, BranchInput
+from deployments.engine.lora import LoraFactors, LoraSlots
 from deployments.engine.request import DenoiseRequest
 
+# Adapters that one request may stack, and how strong each may be.
+MAX_ADAPTERS = 4
+MAX_WEIGHT = 4.0
 _NONE: Mapping[str, Branch] = MappingProxyType({})
 
 
@@ -42,6 +46,35 @@ def check(request: DenoiseRequest, model: ModelShape, branches: Mapping[str, Bra
     _check_extra_channels(request, model.extra_channels)
     if request.branch is not None:
         _check_branch(request, request.branch, branches)
+
+
+def check_adapters(
+    request: DenoiseRequest, factors: Mapping[str, LoraFactors], slots: LoraSlots | None
+) -> None:
+    """Raise :class:`InvalidRequest`, naming the adapter, unless all of the request's fit the model.
+
+    ``factors`` are theirs by id, ``slots`` those of the engine.
+    """
+    limit = 0 if slots is None else min(MAX_ADAPTERS, slots.num_slots)
+    if slots is None and request.adapters:
+        raise InvalidRequest("this model takes no adapters", field="adapters", limit=limit)
+    if len(request.adapters) > limit:
+        raise InvalidRequest(f"at most {limit} adapters act together", field="adapters", limit=limit)
+    for index, use in enumerate(request.adapters):
+        field = f"adapters[{index}]"
+        if not -MAX_WEIGHT <= use.weight <= MAX_WEIGHT:
+            raise InvalidRequest(
+                f"the weight must lie within ±{MAX_WEIGHT:g}",
+                field=f"{field}.weight",
+                limit=[-MAX_WEIGHT, MAX_WEIGHT],
+            )
+        if use.adapter_id not in factors:
+            raise InvalidRequest("the adapter came without its factors", field=f"{field}.adapter_id")
+        assert slots is not None
+        try:
+            slots.check(factors[use.adapter_id])
+        except InvalidRequest as error:
+            raise InvalidRequest(error.message, field=field, limit=error.limit) from None
 
 
 def _check_numbers(request: DenoiseRequest) -> None:

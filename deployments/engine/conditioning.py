@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from deployments.engine.branch import Branch, Residuals
+from deployments.engine.lora import LoraFactors
 from deployments.engine.request import DenoiseRequest
+
+_NO_FACTORS: Mapping[str, LoraFactors] = MappingProxyType({})
 
 
 class MemberRows(NamedTuple):
@@ -28,7 +32,8 @@ class Layout:
     """The rows of one UNet call and their conditioning, for as long as neither changes.
 
     ``member`` ``[rows]`` is the row's member, ``cond`` and ``uncond`` the rows of each of ``chosen``
-    members (None where none is guided), ``extra`` the channels that follow the latents.
+    members (None where none is guided), ``extra`` the channels that follow the latents. ``adapters`` are
+    each row's, ids and weights, and ``factors`` theirs.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class Layout:
         rows: Sequence[MemberRows],
         dtype: torch.dtype,
         device: torch.device,
+        factors: Mapping[str, LoraFactors] = _NO_FACTORS,
     ) -> None:
         member: list[int] = []
         cond: list[int] = []
@@ -66,6 +72,10 @@ class Layout:
         extra = [channels for index in member if (channels := requests[index].extra_channels) is not None]
         self.extra = _stacked_maps(extra, dtype, device) if extra else None
         self.calls = branch_calls(requests, rows, dtype, device)
+        self.adapters = [
+            [(use.adapter_id, use.weight) for use in requests[index].adapters] for index in member
+        ]
+        self.factors = factors
 
 
 @dataclass(frozen=True, eq=False)

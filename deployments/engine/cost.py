@@ -15,20 +15,23 @@ _OUTLIER = 4.0
 _NUM_REMEMBERED = 256
 # A branch that was not measured: the down path and the middle are about half of a UNet.
 _BRANCH_ROWS = 0.5
+# Adapters that were not measured.
+_ADAPTER_ROWS = 0.1
 
 
 class CostModel:
     """``step_ms(key, rows)``: measured at warm-up, interpolated between row counts, corrected online.
 
     A shape never measured is taken from the nearest measured one, in proportion to its latent area;
-    with nothing measured at all a row costs ``default_row_ms``. A row with a branch counts as more than
-    one row: see :meth:`rows`.
+    with nothing measured at all a row costs ``default_row_ms``. A row with a branch or an adapter counts
+    as more than one row: see :meth:`rows`.
     """
 
     def __init__(self, default_row_ms: float = 20.0) -> None:
         self._default_row_ms = default_row_ms
         self._points: dict[BatchKey, dict[int, float]] = {}
         self._branch_rows: dict[str, float] = {}
+        self._adapter_rows = _ADAPTER_ROWS
         self._errors: deque[float] = deque(maxlen=_NUM_REMEMBERED)
 
     def calibrate(self, key: BatchKey, rows: int, ms: float) -> None:
@@ -39,11 +42,17 @@ class CostModel:
         """Set the measured cost of one row of a branch, as a share of a UNet row's."""
         self._branch_rows[name] = share
 
-    def rows(self, num_rows: int, branch: str | None) -> float:
-        """``num_rows`` rows on which ``branch`` acts, as a number of plain UNet rows that cost the same."""
-        if branch is None:
-            return num_rows
-        return num_rows * (1 + self._branch_rows.get(branch, _BRANCH_ROWS))
+    def calibrate_adapters(self, share: float) -> None:
+        """Set the measured cost that adapters add to a row, as a share of a UNet row's."""
+        self._adapter_rows = share
+
+    def rows(self, num_rows: int, branch: str | None, *, adapted: bool = False) -> float:
+        """``num_rows`` rows on which ``branch`` acts, as a number of plain UNet rows that cost the same.
+
+        ``adapted`` is whether they use adapters.
+        """
+        share = 0.0 if branch is None else self._branch_rows.get(branch, _BRANCH_ROWS)
+        return num_rows * (1 + share + (self._adapter_rows if adapted else 0.0))
 
     def step_ms(self, key: BatchKey, rows: float) -> float:
         """Expected duration of one step with ``rows`` UNet rows of this shape."""

@@ -5,21 +5,28 @@ Knows modules and tensors; does not know requests, samplers or the order of serv
 
 from __future__ import annotations
 
+import math
 import time
+import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deployments.engine.branch import Branch
 from deployments.engine.conditioning import Layout, residuals_of
 from deployments.engine.cost import CostModel
+from deployments.engine.lora import LoraFactors, LoraRows, LoraSlots
 from deployments.engine.ports import ResidualPorts
 from deployments.engine.scheduler import BatchKey
 
 # Rows of a guided request.
 _GUIDED = 2
+_TYPICAL, _TYPICAL_RANK = "typical", 16
+_ADAPTED_ROWS = 8
+_ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 
 
 class UNet(Protocol):
@@ -39,16 +46,40 @@ class UNet(Protocol):
 
 
 class Network:
-    """A UNet and its branches. A call without rows that use a branch is a call of the UNet alone."""
+    """A UNet, its branches and its adapters.
 
-    def __init__(self, unet: UNet, branches: Mapping[str, Branch] | None = None) -> None:
+    A call without rows that use a branch or an adapter is a call of the UNet alone. ``slots`` is None
+    where ``num_slots``, the number of adapters that fit at a time, is 0.
+    """
+
+    def __init__(self, unet: UNet, branches: Mapping[str, Branch] | None = None, num_slots: int = 0) -> None:
         self.unet = unet
+        self.slots = LoraSlots(cast("nn.Module", unet), num_slots) if num_slots else None
+        # The rows of the layout that was called last alone keep adapters in their slots.
+        self._adapted: weakref.ref[Layout] | None = None
+        self._rows: LoraRows | None = None
         self.branches = dict(branches or {})
         streams = any(branch.style == "stream" for branch in self.branches.values())
         self._ports = ResidualPorts(unet) if streams else None
 
     def __call__(self, sample: Tensor, timestep: Tensor, layout: Layout) -> Tensor:
-        """The model's output ``[rows, channels, h, w]`` for scaled latents of that shape."""
+        """The model's output ``[rows, channels, h, w]`` for scaled latents of that shape.
+
+        Raises what the model, the device or an adapter that does not fit raises.
+        """
+        with self._adapters_of(layout):
+            return self._output(sample, timestep, layout)
+
+    def _adapters_of(self, layout: Layout) -> AbstractContextManager[None]:
+        if self.slots is None or not any(layout.adapters):
+            return nullcontext()
+        if self._adapted is None or self._adapted() is not layout:
+            self._adapted = self._rows = None
+            self._rows = self.slots.rows(layout.adapters, layout.factors)
+            self._adapted = weakref.ref(layout)
+        return self.slots.acting(self._rows)
+
+    def _output(self, sample: Tensor, timestep: Tensor, layout: Layout) -> Tensor:
         widened = sample if layout.extra is None else torch.cat([sample, layout.extra], 1)
 
         def call(**residuals: Any) -> Tensor:
@@ -136,13 +167,45 @@ def calibrate(
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    """Measure a step at several row counts of a shape, and what each branch adds to a row."""
+    """Measure a step at several row counts of a shape, and what each branch and an adapter add to a row."""
     for rows in sorted({1, max_rows, *(2**i for i in range(1, max_rows.bit_length()))}):
         cost.calibrate(key, rows, measure_step_ms(network.unet, key, rows, dtype, device))
     channels = network.unet.config.out_channels
     for name, branch in network.branches.items():
         ms = measure_branch_ms(branch, key, channels, _GUIDED, dtype, device)
         cost.calibrate_branch(name, ms / cost.step_ms(key, _GUIDED))
+    if network.slots is not None:
+        cost.calibrate_adapters(_adapter_share(network.unet, network.slots, key, max_rows, dtype, device))
+
+
+def _adapter_share(
+    unet: UNet,
+    slots: LoraSlots,
+    key: BatchKey,
+    max_rows: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> float:
+    """What a typical adapter adds to a row, as a share of what the row costs without."""
+    num_rows = min(max_rows, _ADAPTED_ROWS)
+    rows = slots.rows([[(_TYPICAL, 1.0)]] * num_rows, {_TYPICAL: _typical_factors(unet)})
+    plain_ms = adapted_ms = math.inf
+    # In turns, so that other load on the machine hits both alike.
+    for _ in range(2):
+        plain_ms = min(plain_ms, measure_step_ms(unet, key, num_rows, dtype, device, repeats=1))
+        with slots.acting(rows):
+            adapted_ms = min(adapted_ms, measure_step_ms(unet, key, num_rows, dtype, device, repeats=1))
+    slots.forget(_TYPICAL)
+    return max(adapted_ms / plain_ms - 1, 0.0)
+
+
+def _typical_factors(unet: Any) -> LoraFactors:
+    """An adapter as most are: for the attention layers. Its factors are zeros."""
+    return {
+        path: (torch.zeros(_TYPICAL_RANK, layer.in_features), torch.zeros(layer.out_features, _TYPICAL_RANK))
+        for path, layer in unet.named_modules()
+        if isinstance(layer, nn.Linear) and path.endswith(_ATTENTION)
+    }
 
 
 def _zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:

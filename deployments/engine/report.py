@@ -23,7 +23,8 @@ class EngineStats:
     """The engine at a moment, and its sums since it started.
 
     ``work_s`` is what is predicted to be left to compute. ``prediction_error`` is the median of
-    |predicted - real| / real over the durations of recent requests, ``step_ms`` the last step's.
+    |predicted - real| / real over the durations of recent requests, ``step_ms`` the last step's. Whenever
+    the rows change, an adapter that is in a slot already is a hit, one that is brought there a load.
     """
 
     num_queued: int
@@ -38,3 +39,6 @@ class EngineStats:
     num_cancelled: int
     num_handed_back: int
     prediction_error: float | None
+    num_resident_adapters: int = 0
+    num_adapter_loads: int = 0
+    num_adapter_hits: int = 0

@@ -34,6 +34,15 @@ class Snapshot:
     generator_state: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterInput:
+    """One adapter of a request: 1 for ``weight`` is as it was trained. ``sha256`` is that of its file."""
+
+    adapter_id: str
+    weight: float
+    sha256: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DenoiseRequest:
     """One picture inside the engine. Tensors are CPU float32; the whole is picklable.
@@ -46,7 +55,8 @@ class DenoiseRequest:
     ``added_conditions`` are per-picture tensors handed to the UNet as ``added_cond_kwargs``;
     ``negative_added_conditions`` replaces them in the unconditional row. ``extra_channels`` ``[k, h, w]``
     follow the scaled latents in every UNet call: for an inpainting UNet of nine channels the mask and the
-    latents of the masked picture. ``branch`` asks for a network beside the UNet.
+    latents of the masked picture. ``branch`` asks for a network beside the UNet. The effects of
+    ``adapters`` add up, in both rows of a guided step; their factors come beside the request.
 
     With ``invert`` the request walks the other way, by DDIM inversion (Song et al. 2021): from ``source``
     up to the noise level of ``start_step``, in as many steps as an ordinary request takes from there.
@@ -63,6 +73,7 @@ class DenoiseRequest:
     mask: Tensor | None = None
     extra_channels: Tensor | None = None
     branch: BranchInput | None = None
+    adapters: tuple[AdapterInput, ...] = ()
     invert: bool = False
     added_conditions: Mapping[str, Tensor] = field(default_factory=dict)
     negative_added_conditions: Mapping[str, Tensor] = field(default_factory=dict)

@@ -152,7 +152,8 @@ class RunningBatch:
         layout = self._layouts.get(rows)
         if layout is None:
             requests = [member.request for member in self.members]
-            layout = self._layouts[rows] = Layout(requests, rows, self._dtype, self._device)
+            factors = {name: each for member in self.members for name, each in member.adapters.items()}
+            layout = self._layouts[rows] = Layout(requests, rows, self._dtype, self._device, factors)
         return layout
 
 

@@ -5,14 +5,19 @@ Knows a request and its sampler table; does not know the batch, the UNet or the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from deployments.engine.inversion import inversion_table
+from deployments.engine.lora import LoraFactors
 from deployments.engine.request import DenoiseRequest, Snapshot
 from deployments.engine.samplers import NoiseSchedule, SamplerTable, sampler_table
+
+_NONE: Mapping[str, LoraFactors] = MappingProxyType({})
 
 
 class Column(IntEnum):
@@ -77,11 +82,19 @@ def coefficients(request: DenoiseRequest, table: SamplerTable, schedule: NoiseSc
 class Trajectory:
     """One request on its way: its coefficients, the step it has reached, its step noise.
 
-    ``state`` holds x, x_prev and m_prev while the request is not in a running batch.
+    ``state`` holds x, x_prev and m_prev while the request is not in a running batch. ``adapters`` are the
+    factors of the request's adapters, by id.
     """
 
-    def __init__(self, request: DenoiseRequest, table: SamplerTable, schedule: NoiseSchedule) -> None:
+    def __init__(
+        self,
+        request: DenoiseRequest,
+        table: SamplerTable,
+        schedule: NoiseSchedule,
+        adapters: Mapping[str, LoraFactors] = _NONE,
+    ) -> None:
         self.request = request
+        self.adapters = adapters
         self.coefficients = coefficients(request, table, schedule)
         self.step = request.first_step
         self.generator = _step_noise(request) if table.stochastic else None

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
+from deployments.engine.lora import LoraFactors
 from deployments.engine.request import (
     Accepted,
     DenoiseEvent,
@@ -21,23 +23,34 @@ from deployments.engine.request import (
 # Each event passes three processes: at twenty a second denoising on two cores took a sixth longer (one pair
 # of runs, 977 against 838 ms in the median of ten).
 PROGRESS_INTERVAL_S = 0.2
+_NONE: Mapping[str, LoraFactors] = MappingProxyType({})
 
 
 class Submits(Protocol):
     """The part of ``Engine`` that a stream needs; both methods may be called from any thread."""
 
-    def submit(self, request: DenoiseRequest, on_event: Callable[[DenoiseEvent], None]) -> Accepted: ...
+    def submit(
+        self,
+        request: DenoiseRequest,
+        on_event: Callable[[DenoiseEvent], None],
+        adapters: Mapping[str, LoraFactors] = ...,
+    ) -> Accepted: ...
 
     def cancel(self, request_id: str) -> bool: ...
 
 
 async def stream_events(
-    engine: Submits, request: DenoiseRequest, *, progress_interval_s: float = PROGRESS_INTERVAL_S
+    engine: Submits,
+    request: DenoiseRequest,
+    *,
+    adapters: Mapping[str, LoraFactors] = _NONE,
+    progress_interval_s: float = PROGRESS_INTERVAL_S,
 ) -> AsyncGenerator[DenoiseEvent, None]:
     """Submit ``request``; yield ``Accepted``, its further events, and the terminal one last.
 
-    Of several ``Progressed`` within ``progress_interval_s`` the first is kept. Raises what ``submit``
-    raises. When the stream is closed or its task cancelled, the request is cancelled in the engine.
+    ``adapters`` are the factors of the request's adapters by id. Of several ``Progressed`` within
+    ``progress_interval_s`` the first is kept. Raises what ``submit`` raises. When the stream is closed or
+    its task cancelled, the request is cancelled in the engine.
     """
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[DenoiseEvent] = asyncio.Queue()
@@ -57,7 +70,7 @@ async def stream_events(
             return
 
     # Building a sampler's table takes milliseconds the first time, so even this is not for the event loop.
-    submitted = asyncio.ensure_future(asyncio.to_thread(engine.submit, request, on_event))
+    submitted = asyncio.ensure_future(asyncio.to_thread(engine.submit, request, on_event, adapters))
     ended = False
     try:
         # Unlike awaiting it, this leaves the submission alone when it is cancelled.

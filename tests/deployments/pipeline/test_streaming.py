@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from core.errors import InvalidRequest
 from core.types import SamplerName
 from deployments.engine.cost import CostModel
 from deployments.engine.engine import Engine
+from deployments.engine.lora import LoraFactors
 from deployments.engine.request import (
     Accepted,
     DenoiseEvent,
@@ -102,7 +103,12 @@ async def test_a_reader_cancelled_during_submission_leaves_nothing_behind() -> N
         def __init__(self) -> None:
             self.entered, self.go_on, self.cancelled = (threading.Event() for _ in range(3))
 
-        def submit(self, request: DenoiseRequest, on_event: Callable[[DenoiseEvent], None]) -> Accepted:
+        def submit(
+            self,
+            request: DenoiseRequest,
+            on_event: Callable[[DenoiseEvent], None],
+            adapters: Mapping[str, LoraFactors] | None = None,
+        ) -> Accepted:
             self.entered.set()
             assert self.go_on.wait(10)
             return Accepted(request.request_id, 1.0)

@@ -1,0 +1,205 @@
+"""Adapters in a network's slots, so that every row of a batch may use its own.
+
+Knows which adapter lies in which slot and which rows use it; does not know files, requests or the order
+of service.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import InvalidRequest
+from deployments.engine.lora_layers import Gate, LayerSlots, check_layer, is_target, switch
+
+# A layer's path -> (down [rank, in] or [rank, in, kh, kw], up [out, rank] or [out, rank, 1, 1]), CPU
+# float32, alpha / rank already part of ``up``.
+LoraFactors = Mapping[str, tuple[Tensor, Tensor]]
+
+# The slot of rows without an adapter. It stays zero.
+_NONE = 0
+_WIDTHS = (8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True, eq=False)
+class LoraRows:
+    """What each row of a call uses: ``lines`` of the slots and their ``weights``, ``[rows, width]`` each.
+
+    For as long as it lives, its adapters stay where they are.
+    """
+
+    num_rows: int
+    lines: Tensor
+    weights: Tensor
+    slots: frozenset[int]
+
+    def __bool__(self) -> bool:
+        """Whether any row has an adapter."""
+        return bool(self.slots)
+
+
+class LoraSlots:
+    """Room on the device for ``num_slots`` adapters of up to ``max_rank``, beside one for none.
+
+    Layers of ``network`` (Linear, Conv2d) are switched in place when an adapter first targets them; from
+    then on the buffers of a layer never move. To be made once the network is in its final place and
+    precision. ``rows`` and ``acting`` belong to one thread; the rest may be called from any.
+    """
+
+    def __init__(self, network: nn.Module, num_slots: int, max_rank: int = 64) -> None:
+        self._targets = {path: layer for path, layer in network.named_modules() if is_target(layer)}
+        self.num_slots, self.max_rank = num_slots, max_rank
+        self._device = next((each.device for each in network.parameters()), torch.device("cpu"))
+        self._layers: dict[str, LayerSlots] = {}
+        self._gate = Gate()
+        self._lock = threading.Lock()
+        # Guarded by the lock, the least recently used first.
+        self._slot_of: OrderedDict[str, int] = OrderedDict()
+        self._rank_of: dict[str, int] = {}
+        self._forgotten: set[int] = set()
+        self._free = list(range(num_slots, _NONE, -1))
+        self._live: weakref.WeakSet[LoraRows] = weakref.WeakSet()
+        self._gathered: weakref.ref[LoraRows] | None = None
+        self.num_loads = self.num_hits = 0
+
+    def check(self, factors: LoraFactors) -> None:
+        """Raise InvalidRequest (field ``adapters``) naming the first layer that does not fit the network."""
+        for path, (down, up) in factors.items():
+            if path not in self._targets:
+                raise InvalidRequest(f"this model has no layer {path}", field="adapters")
+            check_layer(path, self._targets[path], down, up, self.max_rank)
+
+    def rows(
+        self, rows: Sequence[Sequence[tuple[str, float]]], factors: Mapping[str, LoraFactors]
+    ) -> LoraRows:
+        """Bring the adapters of each row, ids and weights, into slots.
+
+        Those that are not there yet come from ``factors``, in place of the ones used longest ago. Adapters
+        without layers in this network and weights of 0 take no slot. Raises ValueError when the slots do
+        not suffice beside those of other living rows (see :meth:`fits`), which have then stayed as they are.
+        """
+        acting = [[(name, weight) for name, weight in row if weight and factors[name]] for row in rows]
+        names = {name: None for row in acting for name, _ in row}
+        with torch.inference_mode(False), torch.no_grad(), self._lock:
+            self._reclaim()
+            if not self._fit(names):
+                raise ValueError(f"{len(names)} adapters do not fit {self.num_slots} slots")
+            # All are marked as used first, so that none of them makes way for another.
+            for name in names:
+                if name in self._slot_of:
+                    self._slot_of.move_to_end(name)
+                    self.num_hits += 1
+            for name in names:
+                if name not in self._slot_of:
+                    self._load(name, factors[name])
+            stacks = [[(self._slot_of[name], self._rank_of[name], w) for name, w in row] for row in acting]
+            made = self._rows(stacks)
+            self._live.add(made)
+            return made
+
+    @contextmanager
+    def acting(self, rows: LoraRows | None) -> Iterator[None]:
+        """Calls of the network within have these rows. None and rows without adapters change nothing."""
+        if not rows:
+            yield
+            return
+        if self._gathered is None or self._gathered() is not rows:
+            self._gather(rows)
+        self._gate.open = True
+        try:
+            yield
+        finally:
+            self._gate.open = False
+
+    def fits(self, adapter_ids: Collection[str]) -> bool:
+        """Whether these adapters can be in slots together, beside those of all living rows."""
+        with self._lock:
+            return self._fit(adapter_ids)
+
+    def forget(self, adapter_id: str) -> None:
+        """Free the adapter's slot; one in use serves its rows to their end. Nothing where it is not here."""
+        with self._lock:
+            slot = self._slot_of.pop(adapter_id, None)
+            if slot is not None:
+                del self._rank_of[adapter_id]
+                self._forgotten.add(slot)
+
+    @property
+    def resident(self) -> frozenset[str]:
+        """The adapters that are in slots."""
+        with self._lock:
+            return frozenset(self._slot_of)
+
+    def _pinned(self) -> set[int]:
+        return {slot for rows in self._live for slot in rows.slots}
+
+    def _fit(self, names: Collection[str]) -> bool:
+        pinned = self._pinned()
+        new = {name for name in names if self._slot_of.get(name) not in pinned}
+        return len(pinned) + len(new) <= self.num_slots
+
+    def _reclaim(self) -> None:
+        free = self._forgotten - self._pinned()
+        self._forgotten -= free
+        self._free += free
+
+    def _load(self, name: str, factors: LoraFactors) -> None:
+        slot = self._free.pop() if self._free else self._evict()
+        try:
+            for path, layer in self._layers.items():
+                if path not in factors:
+                    layer.clear(slot)
+            for path, (down, up) in factors.items():
+                if path not in self._layers:
+                    layer = switch(self._targets[path], self.num_slots + 1, self.max_rank, self._gate)
+                    self._layers[path] = layer
+                self._layers[path].fill(slot, down, up)
+        except BaseException:
+            self._free.append(slot)
+            raise
+        self._slot_of[name] = slot
+        self._rank_of[name] = max(len(down) for down, _ in factors.values())
+        self.num_loads += 1
+
+    def _evict(self) -> int:
+        pinned = self._pinned()
+        name = next(name for name, slot in self._slot_of.items() if slot not in pinned)
+        del self._rank_of[name]
+        return self._slot_of.pop(name)
+
+    def _rows(self, stacks: Sequence[Sequence[tuple[int, int, float]]]) -> LoraRows:
+        """Row by row (slot, rank, weight), laid out as lines of the slots; the rest of a row is zeros."""
+        most = max((sum(rank for _, rank, _ in stack) for stack in stacks), default=0)
+        width = next((width for width in _WIDTHS if width >= most), most)
+        lines = torch.full((len(stacks), width), _NONE)
+        weights = torch.zeros(len(stacks), width)
+        for row, stack in enumerate(stacks):
+            start = 0
+            for slot, rank, weight in stack:
+                first = slot * self.max_rank
+                lines[row, start : start + rank] = torch.arange(first, first + rank)
+                weights[row, start : start + rank] = weight
+                start += rank
+        slots = frozenset(slot for stack in stacks for slot, _, _ in stack)
+        return LoraRows(len(stacks), lines.to(self._device), weights.to(self._device), slots)
+
+    def _gather(self, rows: LoraRows) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            for layer in self._layers.values():
+                if layer.filled.isdisjoint(rows.slots):
+                    layer.release()
+                else:
+                    layer.gather(rows.lines, rows.weights)
+        self._gathered = weakref.ref(rows, self._release)
+
+    def _release(self, _: object) -> None:
+        """Give the memory of the gathered factors back."""
+        for layer in self._layers.values():
+            layer.release()

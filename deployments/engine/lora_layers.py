@@ -1,0 +1,162 @@
+"""Linear and convolution layers to which every row of a batch adds low-rank factors of its own.
+
+LoRA (Hu et al. 2021, arXiv:2106.09685): ``y + B A x``. Knows one layer and its factors in all slots; does
+not know adapters, who uses which, or when slots are free.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.errors import InvalidRequest
+
+
+class Gate:
+    """Whether the adapters act just now. One for all layers of a network."""
+
+    def __init__(self) -> None:
+        self.open = False
+
+
+class LayerSlots:
+    """The factors of one layer in every slot, and those gathered for the rows of the coming calls.
+
+    The slots are lines ``[slots * rank, …]`` so that one index gathers any stack of any rows: ``downs``
+    of ``in`` (times the kernel) values and ``ups`` of ``out``. Gathered: ``down`` ``[rows, width, in]``,
+    for a kernel ``[rows * width, in, kh, kw]``, and ``up`` ``[rows, width, out]`` times the rows' weights.
+    ``down`` is None while no row has factors here.
+    """
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, num_slots: int, max_rank: int, gate: Gate) -> None:
+        weight = layer.weight
+        self.gate, self.max_rank = gate, max_rank
+        self._line: torch.Size = weight.shape[1:]
+        self._downs = weight.new_zeros(num_slots * max_rank, self._line.numel())
+        self._ups = weight.new_zeros(num_slots * max_rank, len(weight))
+        self.filled: set[int] = set()
+        self.down: Tensor | None = None
+        self.up: Tensor | None = None
+
+    def fill(self, slot: int, down: Tensor, up: Tensor) -> None:
+        """Put factors into a slot, ``down`` ``[rank, …]`` and ``up`` ``[out, rank, …]``."""
+        self.clear(slot)
+        rank, start = len(down), slot * self.max_rank
+        self._downs[start : start + rank].copy_(down.reshape(rank, -1))
+        self._ups[start : start + rank].copy_(up.reshape(len(up), rank).T)
+        self.filled.add(slot)
+
+    def clear(self, slot: int) -> None:
+        if slot in self.filled:
+            lines = slice(slot * self.max_rank, (slot + 1) * self.max_rank)
+            self._downs[lines] = 0
+            self._ups[lines] = 0
+            self.filled.discard(slot)
+
+    def gather(self, lines: Tensor, weights: Tensor) -> None:
+        """Take ``lines`` ``[rows, width]`` of the slots, for as long as these rows are called."""
+        rows, width = lines.shape
+        down = self._downs.index_select(0, lines.flatten())
+        up = self._ups.index_select(0, lines.flatten()).view(rows, width, -1)
+        is_kernel = math.prod(self._line[1:]) > 1
+        self.down = down.view(-1, *self._line) if is_kernel else down.view(rows, width, -1)
+        self.up = up.mul_(weights.to(up.dtype)[:, :, None])
+
+    def release(self) -> None:
+        self.down = self.up = None
+
+
+class LoraLinear(nn.Linear):
+    """``nn.Linear`` over ``[rows, …, in]`` with the gathered factors of each row on top."""
+
+    lora: LayerSlots
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = super().forward(input)
+        down, up = self.lora.down, self.lora.up
+        if not self.lora.gate.open or down is None or up is None:
+            return output
+        rows = len(up)
+        inner = torch.bmm(input.reshape(rows, -1, self.in_features), down.mT)
+        output.view(rows, -1, self.out_features).baddbmm_(inner, up)
+        return output
+
+
+class LoraConv2d(nn.Conv2d):
+    """``nn.Conv2d`` over ``[rows, channels, h, w]`` with the gathered factors of each row on top."""
+
+    lora: LayerSlots
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = super().forward(input)
+        down, up = self.lora.down, self.lora.up
+        if not self.lora.gate.open or down is None or up is None:
+            return output
+        inner = self._pointwise(input, down) if down.ndim == 3 else self._grouped(input, down, len(up))
+        if output.is_contiguous(memory_format=torch.channels_last):
+            pixels = output.permute(0, 2, 3, 1)
+            pixels.view(len(up), -1, self.out_channels).baddbmm_(inner, up)
+        else:
+            output.view(len(up), self.out_channels, -1).baddbmm_(up.mT, inner.mT)
+        return output
+
+    def _pointwise(self, input: Tensor, down: Tensor) -> Tensor:
+        """``[rows, pixels, width]`` of a kernel of one pixel; in channels_last nothing is copied."""
+        step_y, step_x = self.stride
+        pixels = input[:, :, ::step_y, ::step_x].permute(0, 2, 3, 1)
+        return torch.bmm(pixels.reshape(len(input), -1, self.in_channels), down.mT)
+
+    def _grouped(self, input: Tensor, down: Tensor, rows: int) -> Tensor:
+        """The same of a larger kernel: the rows are groups of one convolution."""
+        grouped = input.contiguous().view(1, -1, *input.shape[2:])
+        inner = F.conv2d(
+            grouped,
+            down,
+            None,
+            self.stride,
+            cast("tuple[int, int]", self.padding),
+            self.dilation,
+            groups=rows,
+        )
+        return inner.view(rows, len(down) // rows, -1).mT
+
+
+def is_target(layer: nn.Module) -> bool:
+    """Whether a layer can carry factors."""
+    if type(layer) is nn.Conv2d:
+        pointwise = layer.kernel_size == (1, 1)
+        plain = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        return plain and (not pointwise or layer.padding == (0, 0))
+    return type(layer) is nn.Linear
+
+
+def switch(layer: nn.Module, num_slots: int, max_rank: int, gate: Gate) -> LayerSlots:
+    """Let a layer carry factors, in place: its parameters, their names and their memory stay as they are."""
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    slots = LayerSlots(layer, num_slots, max_rank, gate)
+    # Not an attribute that ``nn.Module`` would look at: the slots are no part of the model's state.
+    layer.__dict__["lora"] = slots
+    layer.__class__ = LoraLinear if isinstance(layer, nn.Linear) else LoraConv2d
+    return slots
+
+
+def check_layer(path: str, layer: nn.Module, down: Tensor, up: Tensor, max_rank: int) -> None:
+    """Raise InvalidRequest unless the factors are finite and of the layer's shape."""
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    weight, rank = layer.weight, len(down) if down.ndim else 0
+    if not 1 <= rank <= max_rank:
+        raise InvalidRequest(f"{path} has rank {rank}", field="adapters", limit=max_rank)
+    expected = (torch.Size((rank, *weight.shape[1:])), torch.Size((len(weight), rank)))
+    got = (down.shape, up.shape[:2])
+    if got != expected or up.shape[2:].numel() != 1:
+        shapes = " and ".join(str(list(each)) for each in (down.shape, up.shape))
+        raise InvalidRequest(
+            f"factors {shapes} do not fit {path}, which is {list(weight.shape)}", field="adapters"
+        )
+    for factor in (down, up):
+        if not factor.is_floating_point() or not bool(torch.isfinite(factor).all()):
+            raise InvalidRequest(f"the factors of {path} must be finite numbers", field="adapters")
