@@ -16,6 +16,8 @@ from deployments.engine.request import DenoiseEvent, DenoiseRequest
 from deployments.engine.samplers import NoiseSchedule
 from deployments.engine.thread import EngineThread
 from deployments.engine.unet import fast_unet
+from deployments.pipeline.adapter_cache import AdapterCache, BlobsAtNeed, Reads
+from deployments.pipeline.adapter_streaming import stream_with_adapters
 from deployments.pipeline.gender_swap.pipeline import GenderSwapPipeline
 from deployments.pipeline.image_to_image import ImageToImagePipeline
 from deployments.pipeline.inpainting.conditioning import conditioning_for
@@ -25,14 +27,20 @@ from deployments.pipeline.painting import Painter
 from deployments.pipeline.parts import load_parts
 from deployments.pipeline.perception.loading import load_parts as load_perception_parts
 from deployments.pipeline.perception.perceiver import Perceiver
-from deployments.pipeline.streaming import stream_events
+from deployments.pipeline.text_to_image import TextToImagePipeline
 from weights import registry
+from weights.adapters import text_encoder_factors, unet_factors
+
+_ADAPTER_SLOTS = 32
+_ADAPTER_BYTES = 500_000_000
 
 
 class InProcess:
-    """Inpainting, image-to-image, perception and gender swap of one model; a context that closes them."""
+    """The pipelines of one model; a context that closes them. Adapters come from ``blobs``."""
 
-    def __init__(self, model_id: str, num_threads: int, max_rows: int = 16) -> None:
+    def __init__(
+        self, model_id: str, num_threads: int, max_rows: int = 16, blobs: Reads | None = None
+    ) -> None:
         unet, dtype = fast_unet(registry.load_unet(model_id), "auto", "cpu", num_threads)
         self._engine = Engine(
             unet,
@@ -42,15 +50,21 @@ class InProcess:
             max_rows=max_rows,
             max_queued_requests=1_000,
             cost=CostModel(),
+            adapter_slots=_ADAPTER_SLOTS,
         )
         self._thread = EngineThread(self._engine)
-        self._parts = load_parts(model_id, PipelineSettings(precision="float32"), "cpu")
+        blobs = blobs or BlobsAtNeed("memory://none")
+        self._adapters = AdapterCache(blobs, _ADAPTER_BYTES, unet_factors)
+        self._text_adapters = AdapterCache(blobs, _ADAPTER_BYTES, text_encoder_factors)
+        settings = PipelineSettings(precision="float32")
+        self._parts = load_parts(model_id, settings, "cpu", self._text_adapters)
         painter = Painter(self._denoise)
         conditioning = conditioning_for(self._parts, int(unet.config.in_channels))  # type: ignore[union-attr,arg-type]
         self.info = self._parts.info
         self.perceiver = Perceiver(
             load_perception_parts(model_id, PerceptionSettings(), SafetySettings(), "cpu")
         )
+        self.text_to_image = TextToImagePipeline(self._parts, painter)
         self._inpaint = InpaintPipeline(
             self._parts,
             painter,
@@ -77,6 +91,7 @@ class InProcess:
         traceback: TracebackType | None,
     ) -> None:
         self._thread.stop()
+        self._adapters.close()
         self._parts.close()
         self.perceiver.close()
 
@@ -93,6 +108,6 @@ class InProcess:
                 yield event
 
     async def _denoise(self, request: DenoiseRequest) -> AsyncGenerator[DenoiseEvent, None]:
-        async with aclosing(stream_events(self._engine, request)) as events:
+        async with aclosing(stream_with_adapters(self._engine, self._adapters, request)) as events:
             async for event in events:
                 yield event

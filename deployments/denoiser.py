@@ -17,14 +17,16 @@ from ray._private.worker import global_worker
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from core.errors import LimnerError
-from core.settings import AppSettings, DenoiserSettings
+from core.settings import AppSettings, DenoiserSettings, StoreSettings
 from core.telemetry import configure, log, logger
 from deployments.pipeline.threads import actor_options
+from deployments.serving.affinity import router_config, routing_stats
 
 if TYPE_CHECKING:
     from deployments.engine.branch import Branch
     from deployments.engine.report import EngineStats
     from deployments.engine.request import DenoiseEvent, DenoiseRequest
+    from deployments.pipeline.adapter_cache import CacheStats
 
 _LOG = logger(__name__)
 
@@ -34,6 +36,7 @@ _WATCH_PERIOD_S = 0.5
 # Requests beyond the engine's own bound reach it, so that it can refuse them at once.
 _ONGOING_MARGIN = 64
 _KILL_MARGIN_S = 10.0
+_LOCAL_STORE = StoreSettings()
 
 
 class Unhealthy(LimnerError):
@@ -46,7 +49,12 @@ class Denoiser:
     """Denoises latents for the pipelines. One request is one picture."""
 
     def __init__(
-        self, model_id: str, settings: DenoiserSettings, use_gpu: bool, inpainting: bool = False
+        self,
+        model_id: str,
+        settings: DenoiserSettings,
+        use_gpu: bool,
+        inpainting: bool = False,
+        store: StoreSettings = _LOCAL_STORE,
     ) -> None:
         # torch and diffusers take ten seconds to import: only the replica pays for them.
         from deployments.engine.cost import CostModel
@@ -55,8 +63,10 @@ class Denoiser:
         from deployments.engine.samplers import NoiseSchedule
         from deployments.engine.thread import EngineThread
         from deployments.engine.unet import fast_branch, fast_unet
+        from deployments.pipeline.adapter_cache import AdapterCache, BlobsAtNeed
         from deployments.pipeline.networks import load_branches, load_inpainting_unet
         from weights import registry
+        from weights.adapters import unet_factors
 
         configure()
         began = time.monotonic()
@@ -77,7 +87,10 @@ class Denoiser:
                 name: cast("Branch", fast_branch(branch, dtype, device)) for name, branch in branches.items()
             },
             preview=None if preview is None else PreviewMap.from_mapping(preview),
+            adapter_slots=settings.adapter_slots,
         )
+        blobs = BlobsAtNeed(store.blobs_url)
+        self._adapters = AdapterCache(blobs, settings.adapter_cache_bytes, unet_factors)
         self._engine.warm_up()
         self._thread = EngineThread(self._engine)
         self._thread.start()
@@ -102,14 +115,19 @@ class Denoiser:
         with its traceback. Cancelling the stream cancels the request.
         """
         from deployments.engine.request import Failed
-        from deployments.pipeline.streaming import stream_events
+        from deployments.pipeline.adapter_streaming import stream_with_adapters
 
         try:
-            async with aclosing(stream_events(self._engine, request)) as events:
+            async with aclosing(stream_with_adapters(self._engine, self._adapters, request)) as events:
                 async for event in events:
                     yield event
         except LimnerError as error:
             yield Failed(request.request_id, error)
+
+    async def forget_adapter(self, adapter_id: str) -> None:
+        """Drop the adapter from memory and its slot; requests that use it already finish with it."""
+        self._adapters.forget(adapter_id)
+        await asyncio.to_thread(self._engine.forget_adapter, adapter_id)
 
     async def check_health(self) -> None:
         """Raise :class:`Unhealthy` when the engine's thread has ended or hangs in a step."""
@@ -126,9 +144,14 @@ class Denoiser:
         """Seconds of work that wait or run here, for an autoscaling policy."""
         return {"work_s": self._engine.stats().work_s}
 
+    async def record_routing_stats(self) -> dict[str, list[str]]:
+        """The adapters in memory here, which requests for them are routed by."""
+        return routing_stats(self._adapters.resident)
+
     def close(self) -> None:
         """Hand back what is left and end the engine's thread."""
         self._watching.cancel()
+        self._adapters.close()
         if not self._thread.stop(_KILL_MARGIN_S):
             log(_LOG, logging.WARNING, "the engine's thread is still in a step")
 
@@ -143,6 +166,7 @@ class Denoiser:
         while True:
             await asyncio.sleep(_WATCH_PERIOD_S)
             self._metrics.record(self._engine.stats())
+            self._metrics.record_adapters(self._adapters.stats(), len(self._engine.resident_adapters()))
             if not replica_is_draining():
                 continue
             now = time.monotonic()
@@ -181,7 +205,18 @@ class _Metrics:
                 "limner_denoise_prediction_error", "Median relative error of predicted finishes."
             ),
         }
+        self._adapter_counters = {
+            "num_hits": Counter("limner_adapter_cache_hits", "Adapters that were in memory or on their way."),
+            "num_loads": Counter("limner_adapter_cache_loads", "Adapters read from the store."),
+            "num_evictions": Counter("limner_adapter_cache_evictions", "Adapters that made way for others."),
+        }
+        self._adapter_gauges = {
+            "num_resident": Gauge("limner_adapter_cache_resident", "Adapters in the host's memory."),
+            "num_bytes": Gauge("limner_adapter_cache_bytes", "Bytes of them."),
+        }
+        self._slots = Gauge("limner_adapter_slots_used", "Adapters on the device.")
         self._seen = (0, 0)
+        self._adapters_seen = dict.fromkeys(self._adapter_counters, 0)
 
     def record(self, stats: EngineStats) -> None:
         for name, gauge in self._gauges.items():
@@ -194,6 +229,16 @@ class _Metrics:
             self._steps.inc(num_steps)
             self._row_steps.inc(num_row_steps)
             self._rows.observe(num_row_steps / num_steps)
+
+    def record_adapters(self, stats: CacheStats, num_in_slots: int) -> None:
+        for name, gauge in self._adapter_gauges.items():
+            gauge.set(getattr(stats, name))
+        self._slots.set(num_in_slots)
+        for name, counter in self._adapter_counters.items():
+            count = getattr(stats, name)
+            if count > self._adapters_seen[name]:
+                counter.inc(count - self._adapters_seen[name])
+            self._adapters_seen[name] = count
 
 
 def denoiser_app(settings: AppSettings, *, inpainting: bool = False) -> serve.Application:
@@ -208,5 +253,6 @@ def denoiser_app(settings: AppSettings, *, inpainting: bool = False) -> serve.Ap
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=own.drain_timeout_s + _KILL_MARGIN_S,
+        request_router_config=router_config(own.max_rows),
     )
-    return deployment(Denoiser).bind(settings.model, own, settings.use_gpu, inpainting)
+    return deployment(Denoiser).bind(settings.model, own, settings.use_gpu, inpainting, settings.store)

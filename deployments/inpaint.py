@@ -42,7 +42,7 @@ class Inpaint(PipelineReplica[InpaintSpec]):
         from deployments.pipeline.powerpaint.loading import load_task_prompts
         from deployments.pipeline.powerpaint.plan import Planner
 
-        tasks = load_task_prompts(
+        self._tasks = load_task_prompts(
             parts.info.model_id,
             parts.prompts,
             device="cuda" if self.settings.use_gpu else "cpu",
@@ -52,10 +52,15 @@ class Inpaint(PipelineReplica[InpaintSpec]):
         return InpaintPipeline(
             parts,
             painter,
-            Planner(parts, conditioning, tasks),
+            Planner(parts, conditioning, self._tasks),
             find_mask=partial(self.perceive, "mask"),
             describe=partial(self.perceive, "describe"),
         )
+
+    async def forget_adapter(self, adapter_id: str) -> None:
+        await super().forget_adapter(adapter_id)
+        if self._tasks is not None:
+            self._tasks.forget(adapter_id)
 
     def denoising(self) -> Denoise:
         """Requests that show the mask to the UNet go to the one that was made for it."""

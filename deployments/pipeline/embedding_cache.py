@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 import torch
@@ -31,6 +31,11 @@ class EmbeddingCache(Generic[Key]):
         if entry is not None:
             self._entries.move_to_end(key)
         return entry
+
+    def drop(self, chosen: Callable[[Key], bool]) -> None:
+        """Forget every entry whose key is ``chosen``."""
+        for key in [key for key in self._entries if chosen(key)]:
+            self.num_bytes -= self._entries.pop(key).nbytes
 
     def put(self, key: Key, value: torch.Tensor) -> None:
         """Remember ``value``, unless it alone is over the bound."""

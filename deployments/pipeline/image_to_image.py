@@ -125,7 +125,7 @@ class ImageToImagePipeline:
         both agree (negative-prompt inversion, Miyake et al. 2023).
         """
         own = ", ".join(words for words in (caption, spec.negative_prompt) if words)
-        positive, negative = await self._parts.prompts.encode_pair(spec.prompt, own, spec.clip_skip)
+        positive, negative = await self._parts.embed_words(spec, spec.prompt, own)
         assert negative is not None, "both were asked for"
         guided = negative if spec.guidance_scale > 1 else None
         return negative, Embeds(positive, guided)

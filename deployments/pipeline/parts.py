@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from core.errors import MissingPart
 from core.settings import PipelineSettings
 from core.specs import GenerationSpec
 from core.types import ModelInfo
+from deployments.pipeline.adapter_cache import AdapterCache
 from deployments.pipeline.decoder import PictureDecoder
 from deployments.pipeline.encoder import PictureEncoder
-from deployments.pipeline.prompts import PromptEncoder
+from deployments.pipeline.prompts import NOT_ADAPTED, Adaptation, PromptEncoder
 from weights import registry
 
 
@@ -25,17 +29,51 @@ class Embeds(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PipelineParts:
-    """Text encoder and VAE of one model, each with its own batches."""
+    """Text encoder and VAE of one model, each with its own batches.
+
+    ``adapters`` has the text encoder's factors of members' adapters; without it there are none.
+    """
 
     info: ModelInfo
     prompts: PromptEncoder
     encoder: PictureEncoder
     decoder: PictureDecoder
+    adapters: AdapterCache | None = None
 
     async def embed(self, spec: GenerationSpec) -> Embeds:
-        """The embeddings of the prompts of ``spec``. Raises :class:`InvalidRequest`."""
-        negative = spec.negative_prompt if spec.guidance_scale > 1 else None
-        return Embeds(*await self.prompts.encode_pair(spec.prompt, negative, spec.clip_skip))
+        """The embeddings of the prompts of ``spec``, its adapters acting in the text encoder.
+
+        Raises :class:`InvalidRequest`, and what :meth:`adapting` raises.
+        """
+        return await self.embed_words(
+            spec, spec.prompt, spec.negative_prompt if spec.guidance_scale > 1 else None
+        )
+
+    async def embed_words(self, spec: GenerationSpec, prompt: str, negative_prompt: str | None) -> Embeds:
+        """As :meth:`embed`, with other words than those of ``spec``."""
+        async with self.adapting(spec) as adapted:
+            return Embeds(*await self.prompts.encode_pair(prompt, negative_prompt, spec.clip_skip, adapted))
+
+    @asynccontextmanager
+    async def adapting(self, spec: GenerationSpec) -> AsyncGenerator[Adaptation, None]:
+        """What the adapters of ``spec`` do in the text encoder, in memory until the context ends.
+
+        Raises what :meth:`AdapterCache.holding` raises, and :class:`MissingPart` without a cache.
+        """
+        uses = [use for use in spec.adapters if use.has_text_encoder and use.weight]
+        if not uses:
+            yield NOT_ADAPTED
+            return
+        if self.adapters is None:
+            raise MissingPart("This service has no store of adapters.", field="adapters")
+        async with self.adapters.holding(uses) as factors:
+            yield Adaptation(tuple(sorted((use.adapter_id, use.weight) for use in uses)), factors)
+
+    def forget(self, adapter_id: str) -> None:
+        """Drop the adapter and all that came of it. Requests that hold it finish with it."""
+        if self.adapters is not None:
+            self.adapters.forget(adapter_id)
+        self.prompts.forget(adapter_id)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """``[channels, h, w]`` of a picture of so many pixels."""
@@ -45,9 +83,13 @@ class PipelineParts:
     def close(self) -> None:
         for part in (self.prompts, self.encoder, self.decoder):
             part.close()
+        if self.adapters is not None:
+            self.adapters.close()
 
 
-def load_parts(model_id: str, settings: PipelineSettings, device: str) -> PipelineParts:
+def load_parts(
+    model_id: str, settings: PipelineSettings, device: str, adapters: AdapterCache | None = None
+) -> PipelineParts:
     """Load the parts of ``model_id``. Raises what the registry raises."""
     tokenizer, text_encoder = registry.load_text(model_id)
     vae = registry.load_vae(model_id)
@@ -56,4 +98,5 @@ def load_parts(model_id: str, settings: PipelineSettings, device: str) -> Pipeli
         PromptEncoder(tokenizer, text_encoder.to(device), cache_entries=settings.embedding_cache_entries),
         PictureEncoder(vae, device=device, max_batch=settings.max_decode_batch),
         PictureDecoder(vae, precision=settings.precision, device=device, max_batch=settings.max_decode_batch),
+        adapters,
     )

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _LOG = logger(__name__)
 _DENOISER_START_S = 60.0
+# The text encoder's part of an adapter for Stable Diffusion 1.5, attention at rank 16, has 5 MB in float32.
+_ADAPTER_CACHE_BYTES = 250_000_000
 
 Spec = TypeVar("Spec", bound=GenerationSpec, contravariant=True)
 
@@ -49,15 +51,19 @@ class PipelineReplica(ABC, Generic[Spec]):
         # torch and diffusers take ten seconds to import: only the replica pays for them.
         import torch
 
+        from deployments.pipeline.adapter_cache import AdapterCache, BlobsAtNeed
         from deployments.pipeline.painting import Painter
         from deployments.pipeline.parts import load_parts
         from deployments.pipeline.safety import Moderation
+        from weights.adapters import text_encoder_factors
 
         configure()
         self.settings, self.own = settings, own
         began = time.monotonic()
         torch.set_num_threads(own.num_threads or num_cores())
-        self._parts = load_parts(settings.model, own, "cuda" if settings.use_gpu else "cpu")
+        blobs = BlobsAtNeed(settings.store.blobs_url)
+        adapters = AdapterCache(blobs, _ADAPTER_CACHE_BYTES, text_encoder_factors)
+        self._parts = load_parts(settings.model, own, "cuda" if settings.use_gpu else "cpu", adapters)
         self._denoiser, self._perception = denoiser, perception
         moderation = None
         if safety_enabled(settings.safety, self._parts.info.family):
@@ -87,6 +93,10 @@ class PipelineReplica(ABC, Generic[Spec]):
         async with aclosing(self._pipeline.generate(spec)) as events:
             async for event in events:
                 yield event
+
+    async def forget_adapter(self, adapter_id: str) -> None:
+        """Drop the adapter and every embedding that it acted on; requests that use it already finish."""
+        self._parts.forget(adapter_id)
 
     async def check_health(self) -> None:
         """Answering is the check: the event loop is alive."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,15 +9,20 @@ import torch
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
-from core.errors import DeadlineUnmeetable, ModerationBlocked, QueueFull
-from core.settings import AppSettings, PipelineSettings, SafetySettings
-from core.specs import TextToImageSpec
+from core.errors import DeadlineUnmeetable, GenerationFailed, ModerationBlocked, NotFound, QueueFull
+from core.settings import AppSettings, PipelineSettings, SafetySettings, StoreSettings
+from core.specs import AdapterUse, TextToImageSpec
 from core.types import Accepted, Completed, SamplerName
 from deployments.denoiser import denoiser_app
 from deployments.engine import request as engine
 from deployments.perception import perception_app
 from deployments.text_to_image import TextToImage, text_to_image_app
+from store.blobs import Blobs
+from store.keys import adapter_folder
+from tests.adapter_files import put, random_layers
 from tests.fakes import FakeDenoiserHandle, FakePerception, FakePerceptionHandle
+from weights import registry
+from weights.adapters import AdapterWeights
 
 SPEC = TextToImageSpec(
     request_id="r",
@@ -34,9 +41,20 @@ ACCEPTED = engine.Accepted("r", 1.0)
 DONE = engine.Done("r", torch.zeros(4, 8, 8), 4, 0.0, 1.0)
 
 
-def replica(handle: Any, model_id: str) -> TextToImage:
+def replica(handle: Any, model_id: str, blobs: str | None = None) -> TextToImage:
     own = PipelineSettings(precision="float32", num_threads=1)
-    return TextToImage(handle, None, AppSettings(model=model_id, safety=UNCHECKED), own)  # type: ignore[arg-type]
+    settings = AppSettings(model=model_id, safety=UNCHECKED, store=StoreSettings(blobs=blobs))
+    return TextToImage(handle, None, settings, own)  # type: ignore[arg-type]
+
+
+def adapted(*, text: bool) -> TextToImageSpec:
+    use = AdapterUse(adapter_id="adp_1", weight=1.0, sha256="", has_text_encoder=text)
+    return replace(SPEC, adapters=(use,))
+
+
+async def drawn(drawing: TextToImage, spec: TextToImageSpec) -> None:
+    events = [event async for event in drawing.generate(spec)]
+    assert isinstance(events[-1], Completed)
 
 
 def task_error(cause: Exception) -> Exception:
@@ -103,6 +121,36 @@ async def test_pictures_of_a_checked_family_are_moderated(tiny_model_id: str) ->
         await anext(events)
     # Once for whether anything can be checked at all, once for the picture.
     assert perception.asked == ["moderate", "moderate"]
+
+
+async def test_a_forgotten_adapter_leaves_neither_factors_nor_embeddings(
+    tiny_model_id: str, tmp_path: Path
+) -> None:
+    blobs = Blobs(f"file://{tmp_path}")
+    _, encoder = registry.load_text(tiny_model_id)
+    put(blobs, "adp_1", AdapterWeights({}, random_layers(encoder, 0, of=lambda path: "q_proj" in path)))
+    handle = FakeDenoiserHandle([ACCEPTED, DONE], [ACCEPTED, DONE])
+    drawing = replica(handle, tiny_model_id, f"file://{tmp_path}")
+    await drawn(drawing, SPEC)
+    await drawn(drawing, adapted(text=True))
+    plain, told = handle.scripted.requests
+    assert [use.adapter_id for use in told.adapters] == ["adp_1"]
+    assert not torch.allclose(plain.prompt_embeds, told.prompt_embeds, atol=1e-3)
+    blobs.delete(adapter_folder("adp_1"))
+    await drawing.forget_adapter("adp_1")
+    with pytest.raises(NotFound):
+        await drawn(drawing, adapted(text=True))
+
+
+async def test_a_store_that_cannot_be_reached_hinders_only_adapters_of_its_text_encoder(
+    tiny_model_id: str,
+) -> None:
+    handle = FakeDenoiserHandle([ACCEPTED, DONE], [ACCEPTED, DONE])
+    drawing = replica(handle, tiny_model_id, "nowhere://at.all")
+    await drawn(drawing, SPEC)
+    await drawn(drawing, adapted(text=False))
+    with pytest.raises(GenerationFailed):
+        await drawn(drawing, adapted(text=True))
 
 
 @pytest.mark.parametrize(("use_gpu", "share"), [(False, 0), (True, 0.1)])

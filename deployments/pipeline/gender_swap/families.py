@@ -15,6 +15,8 @@ from core.specs import Presentation
 
 _FILE = Path(__file__).with_name("swap_prompts.toml")
 _DEFAULT = "default"
+# What prompts call whom the picture shows.
+SUBJECT = "subject"
 
 
 class _Frozen(BaseModel):
@@ -47,8 +49,13 @@ class RoomForHair(_Frozen):
 
 
 class TargetFacts(_Frozen):
-    """The words of one target, and where it needs room for longer hair."""
+    """The words of one target, and where it needs room for longer hair.
 
+    ``subject`` is anybody of it, ``named`` somebody whom the words of an adapter name.
+    """
+
+    subject: str = Field(min_length=1)
+    named: str = Field(pattern=r"\{trigger\}")
     prompt: tuple[str, ...] = Field(min_length=1)
     negative: tuple[str, ...] = ()
     hair: RoomForHair | None = None
@@ -58,7 +65,8 @@ class FamilyFacts(_Frozen):
     """``painted`` and ``kept`` are words for Perception: what the first find is painted, and everything
     that the second, if there are any, do not find. ``grow`` and ``feather`` are in widths of the face,
     ``tolerance`` in levels of 255: what is no more than that off the background becomes the background.
-    A target that ``instead`` names is drawn as another one.
+    A target that ``instead`` names is drawn as another one. ``people`` are the words for what an adapter
+    of a person is trained as.
     """
 
     strength_exponent: float = Field(gt=0, le=1)
@@ -68,6 +76,7 @@ class FamilyFacts(_Frozen):
     feather: float = Field(ge=0)
     tolerance: int = Field(ge=0, le=127)
     negative: tuple[str, ...] = ()
+    people: frozenset[str] = frozenset()
     presentation: Mapping[str, Presentation]
     instead: Mapping[Presentation, Presentation] = {}
     questions: Mapping[str, Question] = {}
@@ -80,7 +89,7 @@ class FamilyFacts(_Frozen):
                 raise ValueError(f"no words for {target}")
         for target, facts in self.targets.items():
             for part in facts.prompt:
-                unknown = {name for _, name, _, _ in Formatter().parse(part) if name} - set(self.questions)
+                unknown = names_in(part) - {SUBJECT, *self.questions}
                 if unknown:
                     raise ValueError(f"the prompt of {target} asks for {sorted(unknown)}")
         return self
@@ -92,6 +101,11 @@ class FamilyFacts(_Frozen):
     def strength(self, asked: float) -> float:
         """The share of the trajectory that the family denoises when a request asks for ``asked``."""
         return float(min(asked, 1.0) ** self.strength_exponent)
+
+
+def names_in(part: str) -> set[str]:
+    """What the braces in a part of a prompt name."""
+    return {name for _, name, _, _ in Formatter().parse(part) if name}
 
 
 def facts_of(family: str) -> FamilyFacts:

@@ -26,18 +26,21 @@ BRANCH = "powerpaint"
 class _Told:
     """The task of one request."""
 
+    parts: PipelineParts
     prompts: TaskPrompts
     task: Task
     fitting_degree: float
 
     async def embed(self, spec: GenerationSpec) -> Embeds:
-        return await self.prompts.encode(
-            self.task,
-            spec.prompt,
-            spec.negative_prompt if spec.guidance_scale > 1 else None,
-            fitting_degree=self.fitting_degree,
-            clip_skip=spec.clip_skip,
-        )
+        async with self.parts.adapting(spec) as adapted:
+            return await self.prompts.encode(
+                self.task,
+                spec.prompt,
+                spec.negative_prompt if spec.guidance_scale > 1 else None,
+                fitting_degree=self.fitting_degree,
+                clip_skip=spec.clip_skip,
+                adapted=adapted,
+            )
 
 
 class TokenConditioning:
@@ -88,7 +91,7 @@ def conditioning_of(
     parts: PipelineParts, prompts: TaskPrompts, task: Task, fitting_degree: float
 ) -> TokenConditioning | BranchConditioning:
     """The one that fits the family's layout, for one request."""
-    told = _Told(prompts, task, fitting_degree)
+    told = _Told(parts, prompts, task, fitting_degree)
     if prompts.layout is Layout.V1:
         return TokenConditioning(told, parts)
     return BranchConditioning(told, parts.encoder)

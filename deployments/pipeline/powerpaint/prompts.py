@@ -16,7 +16,7 @@ from core.errors import InvalidRequest
 from core.specs import Task
 from deployments.pipeline.parts import Embeds
 from deployments.pipeline.powerpaint.presets import PRESETS, Preset
-from deployments.pipeline.prompts import PromptEncoder
+from deployments.pipeline.prompts import NOT_ADAPTED, Adaptation, PromptEncoder
 from deployments.pipeline.weighting import parse_weights
 from weights.powerpaint import words_of
 
@@ -51,6 +51,7 @@ class TaskPrompts:
         *,
         fitting_degree: float = 1.0,
         clip_skip: int = 0,
+        adapted: Adaptation = NOT_ADAPTED,
     ) -> Embeds:
         """What the UNet reads for ``task``; no negative prompt without guidance.
 
@@ -61,9 +62,11 @@ class TaskPrompts:
         if preset.scene or self.layout is Layout.V1:
             await _check_can_go_on(prompt, "prompt")
         if self.layout is Layout.V1:
-            return await self._with_tokens(preset, prompt, negative_prompt, fitting_degree, clip_skip)
+            return await self._with_tokens(
+                preset, prompt, negative_prompt, fitting_degree, clip_skip, adapted
+            )
         words = _joined(prompt, preset.scene)
-        return Embeds(*await self._prompts.encode_pair(words, negative_prompt, clip_skip))
+        return Embeds(*await self._prompts.encode_pair(words, negative_prompt, clip_skip, adapted))
 
     async def for_branch(self, task: Task, *, fitting_degree: float = 1.0, guided: bool = True) -> Embeds:
         """What the branch of a v2 family reads for ``task``: the learned tokens alone."""
@@ -75,13 +78,23 @@ class TaskPrompts:
 
         return await _interpolated(encode, PRESETS[task], fitting_degree)
 
+    def forget(self, adapter_id: str) -> None:
+        """As :meth:`PromptEncoder.forget`. The branch's prompts know no adapters."""
+        self._prompts.forget(adapter_id)
+
     def close(self) -> None:
         """Let the branch's thread end; the family's own prompts belong to its other requests too."""
         if self._branch_prompts is not None:
             self._branch_prompts.close()
 
     async def _with_tokens(
-        self, preset: Preset, prompt: str, negative_prompt: str | None, degree: float, clip_skip: int
+        self,
+        preset: Preset,
+        prompt: str,
+        negative_prompt: str | None,
+        degree: float,
+        clip_skip: int,
+        adapted: Adaptation,
     ) -> Embeds:
         """v1: the words first, then the task."""
         words, negative = _joined(preset.scene, prompt), None
@@ -91,7 +104,8 @@ class TaskPrompts:
 
         def encode(token: str, negative_token: str) -> Awaitable[Pair]:
             unwanted = None if negative is None else _joined(negative, words_of(negative_token))
-            return self._prompts.encode_pair(_joined(words, words_of(token)), unwanted, clip_skip)
+            told = _joined(words, words_of(token))
+            return self._prompts.encode_pair(told, unwanted, clip_skip, adapted)
 
         return await _interpolated(encode, preset, degree)
 

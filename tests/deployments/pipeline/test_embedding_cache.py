@@ -39,3 +39,12 @@ def test_an_entry_over_the_bound_is_not_kept() -> None:
     cache: EmbeddingCache[str] = EmbeddingCache(0)
     cache.put("a", ENTRY)
     assert len(cache) == 0
+
+
+def test_dropped_entries_free_their_bytes() -> None:
+    cache: EmbeddingCache[str] = EmbeddingCache(3 * ENTRY.nbytes)
+    for key in ("a1", "b", "a2"):
+        cache.put(key, ENTRY)
+    cache.drop(lambda key: key.startswith("a"))
+    assert (len(cache), cache.num_bytes) == (1, ENTRY.nbytes)
+    assert cache.get("b") is not None

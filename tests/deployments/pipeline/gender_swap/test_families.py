@@ -16,7 +16,10 @@ LEAST: dict[str, Any] = {
     "feather": 0.1,
     "tolerance": 4,
     "presentation": {"a woman": "woman"},
-    "targets": {target: {"prompt": ["a person"]} for target in TARGETS},
+    "targets": {
+        target: {"subject": "a person", "named": "{trigger} person", "prompt": ["{subject}"]}
+        for target in TARGETS
+    },
 }
 
 
@@ -61,12 +64,19 @@ def test_the_likeliest_answer_is_said_unless_it_goes_without_saying() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"targets": {"woman": {"prompt": ["a woman"]}}},
-        {"targets": LEAST["targets"] | {"man": {"prompt": ["{hat} on a man"]}}},
+        {"targets": {"woman": LEAST["targets"]["woman"]}},
+        {"targets": LEAST["targets"] | {"man": LEAST["targets"]["man"] | {"prompt": ["{hat} on a man"]}}},
+        {"targets": LEAST["targets"] | {"man": LEAST["targets"]["man"] | {"named": "a man"}}},
         {"unknown": 1},
         {"strength_exponent": 0.0},
     ],
-    ids=["a target without words", "an answer to no question", "an unknown key", "an exponent of 0"],
+    ids=[
+        "a target without words",
+        "an answer to no question",
+        "nobody named",
+        "an unknown key",
+        "an exponent of 0",
+    ],
 )
 def test_incomplete_facts_are_refused(changes: dict[str, Any]) -> None:
     FamilyFacts.model_validate(LEAST)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from core.errors import DeadlineExceeded, GenerationFailed, InvalidRequest, QueueFull
-from core.specs import Face, InpaintMode, InpaintSpec, Presentation, Strategy, SwapScope
+from core.specs import AdapterUse, Face, InpaintMode, InpaintSpec, Presentation, Strategy, SwapScope
 from core.types import Accepted, Completed, OutputFormat, PipelineEvent, Preview, Progress
 from deployments.pipeline.gender_swap.families import facts_of
 from deployments.pipeline.gender_swap.pipeline import GenderSwapPipeline
@@ -114,6 +114,17 @@ async def test_exactly_one_face_is_needed(num: int, words: str) -> None:
     assert caught.value.field == "image"
     assert studio.perception.asked == ["faces"]
     assert studio.inpaint.specs == []
+
+
+@pytest.mark.parametrize("scope", SwapScope)
+async def test_the_members_adapters_go_with_every_run(scope: SwapScope) -> None:
+    studio = Studio(flat(BLACK), repainted if scope is SwapScope.PORTRAIT else flat(WHITE))
+    use = AdapterUse(adapter_id="adp_1", weight=0.7, sha256="", subject_words="sks man")
+    await studio.completed(scope=scope, adapters=(use,))
+    composed = studio.inpaint if scope is SwapScope.PORTRAIT else studio.image_to_image
+    first, again = composed.specs
+    assert first.adapters == again.adapters == (use,)
+    assert "portrait of sks woman" in first.prompt
 
 
 async def test_an_unreadable_picture_is_refused() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.specs import Presentation
+from core.specs import AdapterUse, Presentation
 from deployments.pipeline.gender_swap.families import FamilyFacts, facts_of
 from deployments.pipeline.gender_swap.wording import wording_of
 from tests.deployments.pipeline.gender_swap.studio import spec_of
@@ -72,3 +72,46 @@ async def test_auto_is_the_opposite_of_what_the_picture_shows(shown: str, word: 
     wording = await wording_of(spec_of(target=Presentation.AUTO), PHOTO, perception.describe)
     assert perception.asked == ["describe"]
     assert word in wording.prompt
+
+
+def use(adapter_id: str, subject_words: str) -> AdapterUse:
+    return AdapterUse(adapter_id=adapter_id, weight=1.0, sha256="", subject_words=subject_words)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [(Presentation.WOMAN, "cartoon portrait of sks woman,"), (Presentation.GIRL, "portrait of sks woman,")],
+)
+async def test_a_member_is_named_as_in_training_but_for_the_presentation(
+    target: Presentation, said: str
+) -> None:
+    spec = spec_of(adapters=(use("a", "sks man"),), target=target)
+    wording = await wording_of(spec, MINI, FakePerception(answers=answers(MINI)).describe)
+    assert said in wording.prompt
+    assert " man" not in wording.prompt
+    assert "a woman" not in wording.prompt
+    assert wording.negative_prompt == "portrait of a man, short hair, beard"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("sks person", "realistic portrait of sks man"),
+        ("zwx Young Woman", "realistic portrait of zwx Young man"),
+        ("", "realistic portrait of an adult man"),
+        ("man", "realistic portrait of an adult man"),
+        ("{name} person", "realistic portrait of {name} man"),
+    ],
+)
+async def test_the_trigger_of_a_photographed_person_meets_the_target(words: str, said: str) -> None:
+    spec = spec_of(adapters=(use("a", words),), target=Presentation.MAN)
+    wording = await wording_of(spec, PHOTO, FakePerception().describe)
+    assert said in wording.prompt.split(", ")
+
+
+async def test_words_of_other_adapters_follow_and_triggers_join() -> None:
+    adapters = (use("a", "sks woman"), use("b", "zwx watercolour"), use("c", "ohw person"))
+    spec = spec_of(adapters=adapters, prompt="a red hat", target=Presentation.MAN)
+    wording = await wording_of(spec, PHOTO, FakePerception().describe)
+    assert "portrait of sks ohw man" in wording.prompt
+    assert wording.prompt.endswith(", zwx watercolour, a red hat")
