@@ -177,4 +177,3 @@ def _with_adapter(network: nn.Module, targets: Sequence[str], options: TrainingO
 
 def _trained(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
