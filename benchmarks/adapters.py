@@ -151,8 +151,10 @@ def sides_of(rows: Rows, work: Workload) -> Iterator[tuple[str, Call]]:
 def compare(sides: Mapping[str, Call], work: Workload) -> dict[str, Any]:
     """Median milliseconds of one call of each side, in turns, and the speed as a share of the plain call."""
     taken: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(work.repeats):
-        for name, call in sides.items():
+    order = list(sides.items())
+    for turn in range(work.repeats):
+        # Another first one each time, so that no side always follows the same one.
+        for name, call in order[turn % len(order) :] + order[: turn % len(order)]:
             # Gathers factors, and warms the caches that the side before has filled with its own weights.
             call()
             _wait(work)
