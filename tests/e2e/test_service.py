@@ -71,6 +71,14 @@ def test_readme_commands_run(service: Service, desk: Path, arguments: list[str])
         assert done.stdout
 
 
+def test_the_training_that_the_readme_starts_can_be_canceled(client: httpx.Client) -> None:
+    (job,) = client.get("/v1/jobs").raise_for_status().json()["data"]
+    assert job["name"] == "Me"
+    client.post(f"/v1/jobs/{job['id']}/cancel").raise_for_status()
+    with client.stream("GET", f"/v1/jobs/{job['id']}/events") as response:
+        assert "event: canceled" in list(response.iter_lines())
+
+
 def test_the_same_seed_draws_the_same_picture_in_company_as_alone(client: httpx.Client) -> None:
     body = {"prompt": PROMPT, "seed": 11, "num_inference_steps": 6}
     alone = client.post(ROUTE, json=body).raise_for_status().json()
