@@ -19,6 +19,7 @@ from PIL import Image
 from benchmarks.characters import Character, Wear
 from benchmarks.in_process import InProcess
 from benchmarks.swaps import Pixels
+from core.errors import InvalidRequest
 from core.specs import (
     AdapterUse,
     GenderSwapSpec,
@@ -112,20 +113,19 @@ class Apprentice:
     async def inpaint(
         self, images: Sequence[bytes], words: str, prompts: Sequence[str], adapter: AdapterUse | None
     ) -> list[Pixels]:
-        """Each picture with what ``words`` name in it painted anew."""
+        """Each picture with what ``words`` name in it painted anew; one that is refused stays as it was."""
         specs = [
             self._of(
                 InpaintSpec, prompt, seed, adapter, image=image, mode=InpaintMode.REPLACE, mask_prompt=words
             )
             for seed, (image, prompt) in enumerate(zip(images, prompts, strict=True))
         ]
-        done = await asyncio.gather(*(_last(self._pipelines.inpaint(spec)) for spec in specs))
-        return [pixels_of(completed.pictures[0].image) for completed in done]
+        return await asyncio.gather(*(_changed(spec.image, self._pipelines.inpaint(spec)) for spec in specs))
 
     async def swap(
         self, images: Sequence[bytes], target: Presentation, adapter: AdapterUse | None
     ) -> list[Pixels]:
-        """Gender swaps of portraits."""
+        """Gender swaps of portraits; one that is refused stays as it was."""
         specs = [
             replace(
                 self._of(
@@ -142,8 +142,8 @@ class Apprentice:
             )
             for seed, image in enumerate(images)
         ]
-        done = await asyncio.gather(*(_last(self._pipelines.gender_swap.generate(spec)) for spec in specs))
-        return [pixels_of(completed.pictures[0].image) for completed in done]
+        swap = self._pipelines.gender_swap.generate
+        return await asyncio.gather(*(_changed(spec.image, swap(spec)) for spec in specs))
 
     async def _file(self, spec: TextToImageSpec) -> bytes:
         return (await _last(self._pipelines.text_to_image.generate(spec))).pictures[0].image
@@ -167,6 +167,14 @@ class Apprentice:
             adapters=() if adapter is None else (adapter,),
             **own,
         )
+
+
+async def _changed(image: bytes, events: AsyncGenerator[PipelineEvent, None]) -> Pixels:
+    try:
+        return pixels_of((await _last(events)).pictures[0].image)
+    except InvalidRequest as refusal:
+        print(f"refused: {refusal}", flush=True)
+        return pixels_of(image)
 
 
 async def _last(events: AsyncGenerator[PipelineEvent, None]) -> Completed:

@@ -78,8 +78,8 @@ async def judged(
     }
     rooms = other.wears(_NUM_SWAPS, 2)
     hosts, few = [other.picture(wear) for wear in rooms], prompts[:_NUM_SWAPS]
-    painted = await apprentice.inpaint(hosts, other.subject, few, adapter)
-    unpainted = await apprentice.inpaint(hosts, other.subject, few, None)
+    painted = await apprentice.inpaint(hosts, SUBJECT, few, adapter)
+    unpainted = await apprentice.inpaint(hosts, SUBJECT, few, None)
     shares["inpainted"] = judge.identity(character, painted)
     shares["inpainted_without"] = judge.identity(character, unpainted)
     target = Presentation.WOMAN if character.subject == "man" else Presentation.MAN

@@ -10,12 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from compel import Compel
-from compel.embeddings_provider import EmbeddingsProvider
-from compel.prompt_parser import Conjunction
 
 from core.errors import InvalidRequest
 from core.training import MAX_ADAPTERS
@@ -23,6 +20,9 @@ from deployments.engine.lora import LoraFactors, LoraSlots
 from deployments.pipeline.batcher import Batcher
 from deployments.pipeline.embedding_cache import EmbeddingCache
 from deployments.pipeline.weighting import parse_weights
+
+if TYPE_CHECKING:
+    from compel.prompt_parser import Conjunction
 
 MAX_CHUNKS = 8
 _MAX_BATCH = 16
@@ -194,6 +194,9 @@ class PromptEncoder:
     def _encode_chunks(
         self, prompt: Prompt, weighted: Conjunction | None, factors: Mapping[str, LoraFactors]
     ) -> torch.Tensor:
+        # Only prompts that are weighted or long need it, and it takes long to import.
+        from compel import Compel, EmbeddingsProvider
+
         encoder = _SkippingEncoder(self, prompt, factors)
         try:
             if weighted is None:

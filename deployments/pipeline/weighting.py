@@ -1,19 +1,19 @@
-"""The prompt-weighting syntax of compel: which prompts use it, and what they say.
+"""Which prompts use the prompt-weighting syntax of compel, and its limits.
 
-``(red hair)1.3``, ``word++``, ``word-``, ``("a cat", "a dog").blend(0.7, 0.3)``, ``("a", "b").and()``.
-Knows the grammar and its limits; nothing of tensors.
+``(red hair)1.3``, ``word++``, ``word-``, ``("a cat", "a dog").blend(0.7, 0.3)``, ``("a", "b").and()``. What
+such a prompt says is for ``weighting_grammar``, which is imported for the first of them, and compel with it:
+every replica of a pipeline would have to wait for it at its start. Knows nothing of tensors.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
-
-import pyparsing
-from compel import Compel
-from compel.prompt_parser import Conjunction, CrossAttentionControlSubstitute, FlattenedPrompt, PromptParser
+from typing import TYPE_CHECKING
 
 from core.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from compel.prompt_parser import Conjunction
 
 # Parsing takes 3 ms for each of these, and each weight below 1 one more pass of the text encoder.
 MAX_OPERATORS = 64
@@ -22,9 +22,6 @@ MAX_WEIGHTED_PARTS = 32
 
 _OPERATOR = re.compile(r"[(]|[-+]+(?=[\s,.)\"]|$)")
 _LORA = re.compile(r"\b(?:useLora|withLora)\s*\(")
-
-# The grammar is nested and backtracks: without memoization, five brackets take a second and ten take hours.
-pyparsing.ParserElement.enable_packrat(cache_size_limit=None)
 
 
 def parse_weights(text: str) -> Conjunction | None:
@@ -36,38 +33,19 @@ def parse_weights(text: str) -> Conjunction | None:
     if num_operators == 0:
         return None
     if num_operators > MAX_OPERATORS:
-        raise _refusal(f"more than {MAX_OPERATORS} brackets and weights", MAX_OPERATORS)
+        raise refusal(f"more than {MAX_OPERATORS} brackets and weights", MAX_OPERATORS)
     if _nesting(text) > MAX_NESTING:
-        raise _refusal(f"brackets nested more than {MAX_NESTING} deep", MAX_NESTING)
+        raise refusal(f"brackets nested more than {MAX_NESTING} deep", MAX_NESTING)
     if _LORA.search(text):
-        raise _refusal("a LoRA, which prompts cannot name")
-    try:
-        said: Conjunction = Compel.parse_prompt_string(text)
-    except (
-        pyparsing.ParseBaseException,
-        PromptParser.ParsingException,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise _refusal("weighting syntax that does not parse") from error
-    return said if _is_weighted(said) else None
+        raise refusal("a LoRA, which prompts cannot name")
+    from deployments.pipeline.weighting_grammar import parse
+
+    return parse(text)
 
 
-def _is_weighted(said: Conjunction) -> bool:
-    parts = [part for prompt in said.prompts for part in _parts(prompt)]
-    if any(isinstance(part, CrossAttentionControlSubstitute) for part in parts):
-        raise _refusal(".swap(), which is not supported")
-    num_weighted = sum(part.weight != 1 for part in parts)
-    if num_weighted > MAX_WEIGHTED_PARTS:
-        raise _refusal(f"more than {MAX_WEIGHTED_PARTS} weighted parts", MAX_WEIGHTED_PARTS)
-    return num_weighted > 0 or len(said.prompts) != 1 or not isinstance(said.prompts[0], FlattenedPrompt)
-
-
-def _parts(prompt: Any) -> list[Any]:
-    if isinstance(prompt, FlattenedPrompt):
-        return list(prompt.children)
-    return [part for inner in prompt.prompts for part in _parts(inner)]
+def refusal(what: str, limit: int | None = None) -> InvalidRequest:
+    """What tells a client that its prompt ``holds`` something that cannot be honoured."""
+    return InvalidRequest(f"The prompt holds {what}.", field="prompt", limit=limit)
 
 
 def _nesting(text: str) -> int:
@@ -79,7 +57,3 @@ def _nesting(text: str) -> int:
         elif character == ")":
             depth = max(0, depth - 1)
     return deepest
-
-
-def _refusal(what: str, limit: int | None = None) -> InvalidRequest:
-    return InvalidRequest(f"The prompt holds {what}.", field="prompt", limit=limit)

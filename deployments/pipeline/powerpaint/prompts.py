@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
 import torch
-from compel.prompt_parser import FlattenedPrompt
 
 from core.errors import InvalidRequest
 from core.specs import Task
@@ -139,5 +138,9 @@ async def _check_can_go_on(text: str, field: str) -> None:
         said = await asyncio.to_thread(parse_weights, text)
     except InvalidRequest as error:
         raise InvalidRequest(error.message, field=field, limit=error.limit) from error
-    if said is not None and not (len(said.prompts) == 1 and isinstance(said.prompts[0], FlattenedPrompt)):
+    if said is None:
+        return
+    from deployments.pipeline.weighting_grammar import is_one_text
+
+    if not is_one_text(said):
         raise InvalidRequest("A task cannot be combined with .blend() or .and().", field=field)
