@@ -1,18 +1,21 @@
-"""What a step costs, and when requests will be finished. Knows milliseconds and row counts, not tensors."""
+"""What a step costs. Knows milliseconds and row counts, not tensors."""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from statistics import median
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
-from deployments.engine.scheduler import BatchKey, Scheduler
+from deployments.engine.work import BatchKey
 
 # How far one observed step moves the estimate of its own row count, and those of all the others.
 _LEARN = 0.2
 _LEARN_OTHERS = 0.05
 _OUTLIER = 4.0
-_NUM_REMEMBERED = 256
+_GUIDED_ROWS = 2
+# Throughput within these parts of the best is as good as the best.
+_KNEE = 0.03
 # A branch that was not measured: the down path and the middle are about half of a UNet.
 _BRANCH_ROWS = 0.5
 # Adapters that were not measured.
@@ -29,14 +32,17 @@ class CostModel:
 
     def __init__(self, default_row_ms: float = 20.0) -> None:
         self._default_row_ms = default_row_ms
-        self._points: dict[BatchKey, dict[int, float]] = {}
+        self._curves: dict[BatchKey, _Curve] = {}
+        self._calibrated: set[BatchKey] = set()
+        self._row_counts: dict[tuple[BatchKey, int], _RowCounts] = {}
         self._branch_rows: dict[str, float] = {}
         self._adapter_rows = _ADAPTER_ROWS
-        self._errors: deque[float] = deque(maxlen=_NUM_REMEMBERED)
 
     def calibrate(self, key: BatchKey, rows: int, ms: float) -> None:
         """Set a measured cost, as warm-up does."""
-        self._points.setdefault(key, {})[rows] = ms
+        self._curves.setdefault(key, _Curve({})).measured(rows, ms)
+        self._calibrated.add(key)
+        self._row_counts.clear()
 
     def calibrate_branch(self, name: str, share: float) -> None:
         """Set the measured cost of one row of a branch, as a share of a UNet row's."""
@@ -55,15 +61,45 @@ class CostModel:
         return num_rows * (1 + share + (self._adapter_rows if adapted else 0.0))
 
     def step_ms(self, key: BatchKey, rows: float) -> float:
-        """Expected duration of one step with ``rows`` UNet rows of this shape."""
-        points = self._points.get(key)
-        if points:
-            return _interpolate(points, rows)
-        if not self._points:
+        """Expected duration of one step with ``rows`` UNet rows of this shape; more rows never take less."""
+        curve = self._curves.get(key)
+        if curve is not None:
+            return curve.at(rows)
+        if not self._curves:
             return self._default_row_ms * rows
-        area = key.height * key.width
-        known = min(self._points, key=lambda other: abs(other.height * other.width - area))
-        return _interpolate(self._points[known], rows) * area / (known.height * known.width)
+        known = _nearest(key, self._curves)
+        return self._curves[known].at(rows) * _area(key) / _area(known)
+
+    def knee(self, key: BatchKey, max_rows: int) -> int:
+        """The fewest rows, at most ``max_rows``, whose throughput is as good as the best of them.
+
+        A shape that warm-up did not measure fills the device with as many latent pixels as the nearest one
+        that it did; with nothing measured the knee is ``max_rows``.
+        """
+        return self._counts(key, max_rows).knee
+
+    def rows_for(self, key: BatchKey, max_rows: int, load: float) -> int:
+        """The fewest rows that carry ``load``, a share of the best throughput; at most the knee.
+
+        At least as many as are worth while even when nobody else comes: a request that joins ``n`` others
+        delays each of them, and is itself done sooner than if it waited. Up to where the sum of the delays is
+        larger, it should join.
+        """
+        counts = self._counts(key, max_rows)
+        return max(counts.worth_while, min(1 + bisect_left(counts.throughput, load), counts.knee))
+
+    def _counts(self, key: BatchKey, max_rows: int) -> _RowCounts:
+        counts = self._row_counts.get((key, max_rows))
+        if counts is None:
+            counts = self._row_counts[key, max_rows] = self._count_rows(key, max_rows)
+        return counts
+
+    def _count_rows(self, key: BatchKey, max_rows: int) -> _RowCounts:
+        if not self._calibrated:
+            return _RowCounts(max_rows, max_rows, [])
+        known = _nearest(key, self._calibrated)
+        curve, scale = self._curves[known], _area(key) / _area(known)
+        return _row_counts([curve.at(rows * scale) for rows in range(1, max_rows + 1)])
 
     def row_ms(self, key: BatchKey, max_rows: int) -> float:
         """Cost of one row of a full batch: what a row-step is charged at."""
@@ -75,64 +111,77 @@ class CostModel:
         if expected <= 0 or ms <= 0:
             return
         ratio = min(max(ms / expected, 1 / _OUTLIER), _OUTLIER)
-        points = self._points.setdefault(key, {})
-        for known in points:
-            points[known] *= ratio ** (_LEARN if known == rows else _LEARN_OTHERS)
-        points.setdefault(rows, expected * ratio**_LEARN)
-
-    def observe_finish(self, predicted_s: float, real_s: float) -> None:
-        """Compare the duration predicted at admission with the real one."""
-        if real_s > 0:
-            self._errors.append(abs(predicted_s - real_s) / real_s)
-
-    @property
-    def prediction_error(self) -> float | None:
-        """Median relative error of the predicted finishes of late; None before the first."""
-        return median(self._errors) if self._errors else None
+        self._curves.setdefault(key, _Curve({})).drift(rows, expected, ratio)
+        self._row_counts.clear()
 
 
-def _interpolate(points: dict[int, float], rows: float) -> float:
-    """Piecewise linear; proportional below the first point, along the last slope above the last."""
-    known = sorted(points)
-    if rows <= known[0]:
-        return points[known[0]] * max(rows / known[0], 0.5)
-    if len(known) == 1:
-        return points[known[0]] * rows / known[0]
-    upper = next((index for index, at in enumerate(known) if at >= rows), len(known) - 1)
-    left, right = known[upper - 1], known[upper]
-    slope = (points[right] - points[left]) / (right - left)
-    return points[left] + max(slope, 0.0) * (rows - left)
+class _Curve:
+    """Step durations by row count: ``points`` are those measured. Never falls."""
+
+    def __init__(self, points: dict[int, float]) -> None:
+        self._points = points
+        self._rows: list[int] = []
+        self._ms: list[float] = []
+
+    def measured(self, rows: int, ms: float) -> None:
+        self._points[rows] = ms
+        self._trace()
+
+    def drift(self, rows: int, expected: float, ratio: float) -> None:
+        """A step with ``rows`` took ``ratio`` times as long as ``expected``."""
+        for known in self._points:
+            self._points[known] *= ratio ** (_LEARN if known == rows else _LEARN_OTHERS)
+        self._points.setdefault(rows, expected * ratio**_LEARN)
+        self._trace()
+
+    def at(self, rows: float) -> float:
+        """Piecewise linear; proportional below the first point, along the last slope above the last."""
+        known, ms = self._rows, self._ms
+        if rows <= known[0]:
+            return ms[0] * max(rows / known[0], 0.5)
+        if len(known) == 1:
+            return ms[0] * rows / known[0]
+        upper = min(bisect_left(known, rows), len(known) - 1)
+        left = upper - 1
+        slope = (ms[upper] - ms[left]) / (known[upper] - known[left])
+        return ms[left] + slope * (rows - known[left])
+
+    def _trace(self) -> None:
+        self._rows = sorted(self._points)
+        self._ms, highest = [], 0.0
+        for rows in self._rows:
+            highest = max(highest, self._points[rows])
+            self._ms.append(highest)
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """Clock times at which requests are expected to finish, and the first queued one to start."""
+class _RowCounts(NamedTuple):
+    """Row counts of note; ``throughput`` of 1 row, 2 rows and so on, as shares of the best, rising."""
 
-    finish_at: dict[str, float]
-    first_start_at: float
-    made_at: float
+    knee: int
+    worth_while: int
+    throughput: list[float]
 
 
-def forecast(scheduler: Scheduler, cost: CostModel, now: float) -> Forecast:
-    """Play the current work forward under the scheduler's own policy, as if nothing else arrived.
+def _row_counts(step_ms: Sequence[float]) -> _RowCounts:
+    """``step_ms`` of 1 row, 2 rows and so on."""
+    rates = list(accumulate((rows / ms for rows, ms in enumerate(step_ms, 1)), max))
+    throughput = [rate / rates[-1] for rate in rates]
+    knee = 1 + bisect_left(throughput, 1 - _KNEE)
+    rows = _GUIDED_ROWS
+    # n requests of two rows run. One more delays all n + 1; if it waits instead, it waits for a share of them.
+    while rows + _GUIDED_ROWS <= knee:
+        num_requests = rows // _GUIDED_ROWS
+        delay_ms = step_ms[rows + _GUIDED_ROWS - 1] - step_ms[rows - 1]
+        if delay_ms * (num_requests + 1) >= step_ms[_GUIDED_ROWS - 1]:
+            break
+        rows += _GUIDED_ROWS
+    return _RowCounts(knee, rows, throughput)
 
-    Jumps from one change of the batch to the next, so it costs one scheduling decision per request.
-    """
-    future = scheduler.copy()
-    finish_at: dict[str, float] = {}
-    made_at = first_start_at = now
-    waiting = {work.request_id for work in future if work.tag is None}
-    num_waiting = len(waiting)
-    while batch := future.next_batch(now):
-        if len(waiting) == num_waiting:
-            waiting.difference_update(work.request_id for work in batch)
-            first_start_at = now
-        num_steps = min(work.num_steps for work in batch)
-        rows = sum(work.row_steps / work.num_steps for work in batch)
-        now += num_steps * cost.step_ms(batch[0].key, rows) / 1_000
-        for work in batch:
-            work.advance(num_steps, work.row_steps * num_steps / work.num_steps)
-            if work.num_steps == 0:
-                finish_at[work.request_id] = now
-                future.remove(work.request_id)
-    return Forecast(finish_at, first_start_at, made_at)
+
+def _area(key: BatchKey) -> int:
+    return key.height * key.width
+
+
+def _nearest(key: BatchKey, among: Iterable[BatchKey]) -> BatchKey:
+    """The shape whose latent area is closest."""
+    return min(among, key=lambda other: abs(_area(other) - _area(key)))

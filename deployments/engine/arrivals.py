@@ -1,0 +1,74 @@
+"""What is likely to arrive: how much of late, of what kind. Knows no order of service; no torch, no clock."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+
+from core.types import Priority
+from deployments.engine.work import Work
+
+# Arrivals count for a minute or so.
+_DECAY_S = 60.0
+_NUM_EXAMPLES = 64
+_FEW = 5
+_MAX_EXPECTED = 64
+
+
+class Rate:
+    """An amount per second, as a decayed average; what was counted before the first second counts for one."""
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._first_at: float | None = None
+        self._last_at = 0.0
+
+    def count(self, amount: float, now: float) -> None:
+        if self._first_at is None:
+            self._first_at = self._last_at = now
+        self._sum = self._sum * self._decay(now) + amount
+        self._last_at = now
+
+    def per_s(self, now: float) -> float:
+        if self._first_at is None:
+            return 0.0
+        span_s = max(_DECAY_S * (1 - math.exp(-(now - self._first_at) / _DECAY_S)), 1.0)
+        return self._sum * self._decay(now) / span_s
+
+    def _decay(self, now: float) -> float:
+        return math.exp(-(now - self._last_at) / _DECAY_S)
+
+
+class Arrivals:
+    """The requests of late, as examples of those to come."""
+
+    def __init__(self) -> None:
+        self._load = {priority: Rate() for priority in Priority}
+        self._number = Rate()
+        self._examples: deque[Work] = deque(maxlen=_NUM_EXAMPLES)
+
+    def observe(self, work: Work, now: float) -> None:
+        """``work``, which has not begun, arrives."""
+        self._load[work.priority].count(work.remaining_ms / 1_000, now)
+        self._number.count(1, now)
+        self._examples.append(work.copy())
+
+    def load(self, now: float, priority: Priority | None = None) -> float:
+        """Seconds of device time that arrive per second, of one class or both."""
+        rates = self._load.values() if priority is None else [self._load[priority]]
+        return sum(rate.per_s(now) for rate in rates)
+
+    def expected(self, now: float) -> Iterator[Work]:
+        """The requests to come, soonest first: those of late once more, evenly spaced.
+
+        Nothing while too few have come to tell. Ends when it would be guessing.
+        """
+        per_s = self._number.per_s(now)
+        if len(self._examples) < _FEW or not per_s:
+            return
+        for index in range(_MAX_EXPECTED):
+            work = self._examples[index % len(self._examples)].copy()
+            work.request_id = work.user_id = f"expected {index}"
+            work.arrived_at = now + (index + 1) / per_s
+            yield work
