@@ -16,7 +16,7 @@ from deployments.engine.timetable import Timetable
 from deployments.engine.work import BatchKey, Work
 
 KEY = BatchKey(4, 32, 32, 77, 192)
-# Milliseconds by rows: the embedded model on two CPU cores, and the shape of a GPU's curve, which is flat first.
+# Milliseconds by rows: the embedded model on two CPU cores, and a GPU's curve, which is flat at first.
 TWO_CORES = {1: 30.0, 2: 45.0, 4: 77.0, 8: 137.0, 16: 260.0}
 GPU = {1: 20.0, 2: 20.5, 4: 22.0, 8: 26.0, 16: 42.0, 32: 80.0}
 
@@ -81,17 +81,23 @@ class VirtualEngine:
         self._accepted[work.request_id] = (arrival, predicted_s)
         return True
 
+    def has(self, request_id: str) -> bool:
+        """Whether a request was accepted and has not ended."""
+        return request_id in self._accepted
+
     def cancel(self, request_id: str) -> None:
-        """End a request between two steps."""
+        """End a request; a step that is under way counts for the others in it."""
         if request_id in self._accepted:
-            self.timetable.end(self._accepted.pop(request_id)[0].work)
+            work = self._accepted.pop(request_id)[0].work
+            self._batch = [each for each in self._batch if each is not work]
+            self.timetable.end(work)
 
     def serve(self, until: float) -> None:
         """Let time pass until ``until``; a step may be under way then."""
         while True:
-            if not self._batch:
+            if self._step_ends_at <= self.now:
                 self._begin_step()
-            if not self._batch or self._step_ends_at > until:
+            if self._step_ends_at <= self.now or self._step_ends_at > until:
                 self.now = max(self.now, until) if until < float("inf") else self.now
                 return
             self.now = self._step_ends_at

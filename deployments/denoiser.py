@@ -204,6 +204,12 @@ class _Metrics:
             "prediction_error": Gauge(
                 "limner_denoise_prediction_error", "Median relative error of predicted finishes."
             ),
+            "prediction_error_p90": Gauge(
+                "limner_denoise_prediction_error_p90", "Nine in ten predicted finishes err less, relatively."
+            ),
+            "expected_load": Gauge(
+                "limner_denoise_expected_load", "Work that arrives, as a share of what the device can do."
+            ),
         }
         self._adapter_counters = {
             "num_hits": Counter("limner_adapter_cache_hits", "Adapters that were in memory or on their way."),

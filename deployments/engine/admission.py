@@ -71,7 +71,7 @@ class Admission:
         return Offer(plan)
 
     def _finish(self, scheduler: Scheduler, work: Work, now: float) -> float:
-        """When ``work`` would be done without a promise, if nothing else arrived. Adds it to ``scheduler``."""
+        """When ``work`` would be done without a promise if nothing else arrived. ``scheduler`` keeps it."""
         scheduler.add(work.copy())
         return forecast(scheduler, now).finish_at[work.request_id]
 

@@ -168,7 +168,7 @@ def _row_counts(step_ms: Sequence[float]) -> _RowCounts:
     throughput = [rate / rates[-1] for rate in rates]
     knee = 1 + bisect_left(throughput, 1 - _KNEE)
     rows = _GUIDED_ROWS
-    # n requests of two rows run. One more delays all n + 1; if it waits instead, it waits for a share of them.
+    # Another request beside n of two rows delays all n + 1 of them; in turn, it waits for one, on average.
     while rows + _GUIDED_ROWS <= knee:
         num_requests = rows // _GUIDED_ROWS
         delay_ms = step_ms[rows + _GUIDED_ROWS - 1] - step_ms[rows - 1]

@@ -25,8 +25,8 @@ from deployments.engine.request import Accepted, Cancelled, DenoiseRequest, Done
 from deployments.engine.roster import Roster, StepResult
 from deployments.engine.rows import RunningBatch
 from deployments.engine.samplers import NoiseSchedule
-from deployments.engine.scheduler import BatchKey
 from deployments.engine.trajectory import Trajectory, table_of
+from deployments.engine.work import BatchKey
 
 _NONE: Mapping[str, LoraFactors] = MappingProxyType({})
 
@@ -173,20 +173,21 @@ class Engine:
     @property
     def num_queued(self) -> int:
         with self._changed:
-            return self._roster.scheduler.num_queued
+            return self._roster.timetable.scheduler.num_queued
 
     @property
     def num_running(self) -> int:
         with self._changed:
-            return self._roster.scheduler.num_running
+            return self._roster.timetable.scheduler.num_running
 
     def stats(self) -> EngineStats:
         with self._changed:
             num_ended, slots = self._roster.ledger.num_ended, self._network.slots
+            timetable = self._roster.timetable
             return EngineStats(
-                num_queued=self._roster.scheduler.num_queued,
-                num_running=self._roster.scheduler.num_running,
-                work_s=self._roster.work_s,
+                num_queued=timetable.scheduler.num_queued,
+                num_running=timetable.scheduler.num_running,
+                work_s=timetable.work_s,
                 num_rows=self._last.num_rows if len(self._roster) else 0,
                 step_ms=self._last.duration_s * 1_000,
                 num_steps=self._num_steps,
@@ -195,7 +196,9 @@ class Engine:
                 num_failed=num_ended[Failed],
                 num_cancelled=num_ended[Cancelled],
                 num_handed_back=num_ended[HandedBack],
-                prediction_error=self._cost.prediction_error,
+                prediction_error=timetable.accuracy.median,
+                prediction_error_p90=timetable.accuracy.p90,
+                expected_load=timetable.arrivals.load(self._clock()),
                 num_resident_adapters=0 if slots is None else len(slots.resident),
                 num_adapter_loads=0 if slots is None else slots.num_loads,
                 num_adapter_hits=0 if slots is None else slots.num_hits,

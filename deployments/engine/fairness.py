@@ -1,4 +1,4 @@
-"""Shares: of members by virtual time, of batch keys by deficit round robin. Both in milliseconds of device time.
+"""Shares of the device: of members by virtual time, of batch keys by deficit round robin, both in ms.
 
 Start-time fair queueing is Goyal et al. 1996, deficit round robin Shreedhar and Varghese 1995.
 """
@@ -58,7 +58,7 @@ class MemberShares:
 
 
 class KeyRounds:
-    """Whose turn it is among batch keys. A key keeps its turn while it has credit, and may overdraw by a step.
+    """Whose turn it is among batch keys. A key keeps its turn while it has credit; a step may overdraw it.
 
     A round has ``ROUND_MS`` to give; each key's part is as large as its part of the members.
     """

@@ -10,6 +10,7 @@ from typing import Self
 from deployments.engine.scheduler import Run, Scheduler
 from deployments.engine.work import Work
 
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """Clock times at which requests are expected to finish, as seen at ``made_at``."""

@@ -1,4 +1,4 @@
-"""The requests of one batch key and class: those under way, and those who wait, both by rank."""
+"""The requests of one batch key and class, by rank, and the room that a step has for them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def own_rank(work: Work) -> float:
     return work.row_steps * work.row_ms + AGEING * 1_000 * work.arrived_at
 
 
-def rank(work: Work) -> float:
+def rank(work: Work) -> tuple[float, int]:
     """Rank of a request under way among those of all members."""
     assert work.tag is not None
-    return work.tag + work.row_steps * work.row_ms + AGEING * 1_000 * work.arrived_at
+    return work.tag + own_rank(work), work.number
 
 
 class Lane:
@@ -43,7 +43,6 @@ class Lane:
         self._waiting: dict[str, list[tuple[float, int, Work]]] = {}
         self._order: list[tuple[float, int, str]] = []
         self._value: dict[str, float] = {}
-        self._num_pushed = 0
 
     def add(self, work: Work) -> None:
         self.members[work.user_id] += 1
@@ -65,9 +64,8 @@ class Lane:
 
     def wait(self, work: Work) -> None:
         """Queue ``work``; its place among the members' lanes is found by :func:`own_rank`."""
-        self._num_pushed += 1
         self.waiting_ms += work.remaining_ms
-        heapq.heappush(self._waiting.setdefault(work.user_id, []), (own_rank(work), self._num_pushed, work))
+        heapq.heappush(self._waiting.setdefault(work.user_id, []), (own_rank(work), work.number, work))
         self.reorder(work.user_id)
 
     def reorder(self, user_id: str) -> None:
@@ -118,3 +116,30 @@ class Lane:
         """Those under way."""
         self.running.sort(key=rank)
         return self.running
+
+
+class Room:
+    """What a step has room for, and the ``batch`` that takes it, those of higher rank first.
+
+    Work that finds no room for its adapters is passed over, and after it nothing may bring another adapter
+    along, so that room is left for it as others finish.
+    """
+
+    def __init__(self, num_free: int, max_adapters: int) -> None:
+        self.batch: list[Work] = []
+        self.num_free = num_free
+        self._max_adapters = max_adapters
+        self._adapters: set[str] = set()
+        self._closed = False
+
+    def takes(self, work: Work) -> bool:
+        """Add ``work`` unless its adapters find no room."""
+        if work.adapters:
+            new = work.adapters - self._adapters
+            if new and (self._closed or len(self._adapters) + len(new) > self._max_adapters):
+                self._closed = True
+                return False
+            self._adapters |= new
+        self.num_free -= work.rows
+        self.batch.append(work)
+        return True

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from core.telemetry import log, logger
 from deployments.engine.request import Cancelled, DenoiseEvent, DenoiseRequest, TerminalEvent
-from deployments.engine.scheduler import Work
 from deployments.engine.trajectory import Trajectory
+from deployments.engine.work import Work
 
 OnEvent = Callable[[DenoiseEvent], None]
 

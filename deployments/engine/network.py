@@ -20,7 +20,7 @@ from deployments.engine.conditioning import Layout, residuals_of
 from deployments.engine.cost import CostModel
 from deployments.engine.lora import LoraFactors, LoraRows, LoraSlots
 from deployments.engine.ports import ResidualPorts
-from deployments.engine.scheduler import BatchKey
+from deployments.engine.work import BatchKey
 
 # Rows of a guided request.
 _GUIDED = 2

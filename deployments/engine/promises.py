@@ -55,7 +55,7 @@ class Promises:
         self._owed_s = 0.0
 
     def plan_with(self, works: Iterable[Work], newcomer: Work | None, now: float) -> Plan | None:
-        """A plan to begin ``now`` that keeps the promises of ``works`` and ``newcomer``; None if none was found."""
+        """A plan to begin ``now`` that keeps the promises of ``works`` and ``newcomer``, if one is found."""
         own = list(works)
         candidates = self._plans(own if newcomer is None else [*own, newcomer])
         if newcomer is not None:
@@ -115,7 +115,7 @@ class Promises:
         return [self._plan_of(by_deadline, shared) for shared in (True, False)]
 
     def _plan_of(self, works: Sequence[Work], shared: bool) -> Plan:
-        """Serve ``works`` in turn, each alone, or ``shared`` with as many others of its key as there is room for."""
+        """Serve ``works`` in turn, each alone, or ``shared`` with those of its key that find room."""
         plan, ms = Plan([]), 0.0
         left = {work.request_id: work.num_steps for work in works}
         pending = list(works)

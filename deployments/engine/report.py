@@ -22,8 +22,9 @@ class StepReport:
 class EngineStats:
     """The engine at a moment, and its sums since it started.
 
-    ``work_s`` is what is predicted to be left to compute. ``prediction_error`` is the median of
-    |predicted - real| / real over the durations of recent requests, ``step_ms`` the last step's. Whenever
+    ``work_s`` is what is predicted to be left to compute, ``expected_load`` the work that arrives, as a share
+    of what the device can do. ``prediction_error`` is the median of |predicted - real| / real over the
+    durations of recent requests, ``prediction_error_p90`` nine in ten; ``step_ms`` the last step's. Whenever
     the rows change, an adapter that is in a slot already is a hit, one that is brought there a load.
     """
 
@@ -39,6 +40,8 @@ class EngineStats:
     num_cancelled: int
     num_handed_back: int
     prediction_error: float | None
+    prediction_error_p90: float | None
+    expected_load: float
     num_resident_adapters: int = 0
     num_adapter_loads: int = 0
     num_adapter_hits: int = 0

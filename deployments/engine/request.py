@@ -16,7 +16,7 @@ from torch import Tensor
 from core.errors import LimnerError
 from core.types import Priority, SamplerName
 from deployments.engine.branch import BranchInput
-from deployments.engine.scheduler import BatchKey
+from deployments.engine.work import BatchKey
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from core.errors import DeadlineExceeded, LimnerError
-from deployments.engine.admission import admit, cost_rows, work_of
-from deployments.engine.cost import CostModel, Forecast, forecast
+from deployments.engine.cost import CostModel
 from deployments.engine.ledger import Ledger, LiveRequest, OnEvent
+from deployments.engine.pricing import cost_rows, work_of
 from deployments.engine.request import (
     Cancelled,
     DenoiseRequest,
@@ -26,11 +26,8 @@ from deployments.engine.request import (
     Progressed,
     TerminalEvent,
 )
-from deployments.engine.scheduler import Scheduler
+from deployments.engine.timetable import Timetable
 from deployments.engine.trajectory import Trajectory
-
-# An outlook older than this is made anew, so that progress events follow a drifting step time.
-_OUTLOOK_AGE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,10 +47,11 @@ class Roster:
         self, cost: CostModel, *, max_rows: int, max_adapters: int, max_queued_requests: int
     ) -> None:
         self.cost = cost
-        self.scheduler = Scheduler(max_rows, max_adapters)
+        self.timetable = Timetable(
+            cost, max_rows=max_rows, max_adapters=max_adapters, max_queued_requests=max_queued_requests
+        )
         self.ledger = Ledger()
-        self._max_rows, self._max_queued_requests = max_rows, max_queued_requests
-        self._outlook = Forecast({}, 0.0, made_at=0.0)
+        self._max_rows = max_rows
 
     def __len__(self) -> int:
         return len(self.ledger)
@@ -62,26 +60,18 @@ class Roster:
         return iter(self.ledger)
 
     def admit(self, request: DenoiseRequest, trajectory: Trajectory, on_event: OnEvent, now: float) -> float:
-        """Queue a request; returns in how many seconds it should be done. Raises as ``admit`` does."""
+        """Queue a request; returns in how many seconds it should be done. Raises as ``Admission`` does."""
         adapters = frozenset(
             use.adapter_id for use in request.adapters if use.weight and trajectory.adapters[use.adapter_id]
         )
         work = work_of(request, now, self.cost, self._max_rows, adapters)
-        self._outlook = admit(
-            self.scheduler,
-            work,
-            self.cost,
-            now=now,
-            deadline_s=request.deadline_s,
-            max_queued_requests=self._max_queued_requests,
-        )
-        predicted_s = self._outlook.finish_at[request.request_id] - now
+        predicted_s = self.timetable.admit(work, request.deadline_s, now)
         self.ledger.add(LiveRequest(request, trajectory, work, on_event, now, predicted_s))
         return predicted_s
 
     def choose(self, now: float) -> list[LiveRequest]:
         """The requests that the coming step advances."""
-        return [self.ledger[work.request_id] for work in self.scheduler.next_batch(now)]
+        return [self.ledger[work.request_id] for work in self.timetable.begin_step(now)]
 
     def depart(self, now: float, handing_back: bool) -> int:
         """End what was cancelled, ran out of time or has to be handed back; returns how many."""
@@ -100,6 +90,7 @@ class Roster:
     def collect(self, results: Sequence[StepResult], began: float, now: float) -> int:
         """Turn the results of a step into events; returns how many requests it ended."""
         num_before = len(self)
+        self.timetable.end_step()
         going_on = []
         for result in results:
             live = result.live
@@ -112,16 +103,13 @@ class Roster:
                 going_on.append(result)
             else:
                 self._finish(live, result.latents, live.started_at, now)
-        num_ended = num_before - len(self)
-        if num_ended or now - self._outlook.made_at > _OUTLOOK_AGE_S:
-            self._outlook = forecast(self.scheduler, self.cost, now)
         for result in going_on:
             self._report_progress(result, now)
-        return num_ended
+        return num_before - len(self)
 
     def end(self, live: LiveRequest, event: TerminalEvent) -> None:
         self.ledger.end(live, event)
-        self.scheduler.remove(live.request.request_id)
+        self.timetable.end(live.work)
 
     def num_cost_rows(self, chosen: Iterable[LiveRequest]) -> int:
         """The coming step's rows, as plain UNet rows of the same cost."""
@@ -131,21 +119,16 @@ class Roster:
         """Whether a live request has this adapter."""
         return any(adapter_id in live.trajectory.adapters for live in self)
 
-    @property
-    def work_s(self) -> float:
-        """What is predicted to be left to compute."""
-        return sum(work.remaining_ms for work in self.scheduler) / 1_000
-
     def _finish(self, live: LiveRequest, latents: Tensor, started_at: float, now: float) -> None:
         request_id, num_steps = live.request.request_id, live.num_steps
         self.ledger.tell(live, Progressed(request_id, num_steps, num_steps, 0.0))
         queued_s, denoise_s = started_at - live.accepted_at, now - started_at
         self.end(live, Done(request_id, latents, num_steps, queued_s, denoise_s))
-        self.cost.observe_finish(live.predicted_s, now - live.accepted_at)
+        self.timetable.accuracy.observe(live.predicted_s, now - live.accepted_at)
 
     def _report_progress(self, result: StepResult, now: float) -> None:
         live, request_id = result.live, result.live.request.request_id
-        remaining_s = max(self._outlook.finish_at[request_id] - now, 0.0)
+        remaining_s = self.timetable.remaining_s(live.work, now)
         self.ledger.tell(live, Progressed(request_id, live.steps_done, live.num_steps, remaining_s))
         if result.preview is not None:
             self.ledger.tell(live, Previewed(request_id, live.steps_done, result.preview))

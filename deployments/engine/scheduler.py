@@ -14,7 +14,7 @@ from typing import Self
 
 from core.types import Priority
 from deployments.engine.fairness import KeyRounds, MemberShares
-from deployments.engine.lanes import Lane
+from deployments.engine.lanes import Lane, Room
 from deployments.engine.promises import Plan, Promises, Segment
 from deployments.engine.work import BatchKey, StepCost, Work
 
@@ -25,7 +25,7 @@ _FOR_EVER = 1_000_000
 # Rows are made enough for the expected load to keep the device busy for this part of the time,
 _BUSY = 0.9
 # and for what waits to be served within this much device time.
-_BACKLOG_MS = 25_000.0
+_BACKLOG_MS = 40_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,29 +37,6 @@ class Run:
     step_ms: float
 
 
-class _Room:
-    """What a step has room for, and the ``batch`` that takes it, those of higher rank first."""
-
-    def __init__(self, num_free: int, max_adapters: int) -> None:
-        self.batch: list[Work] = []
-        self.num_free = num_free
-        self._max_adapters = max_adapters
-        self._adapters: set[str] = set()
-        self._closed = False
-
-    def takes(self, work: Work) -> bool:
-        """Add ``work`` unless its adapters find no room."""
-        if work.adapters:
-            new = work.adapters - self._adapters
-            if new and (self._closed or len(self._adapters) + len(new) > self._max_adapters):
-                self._closed = True
-                return False
-            self._adapters |= new
-        self.num_free -= work.rows
-        self.batch.append(work)
-        return True
-
-
 class Scheduler:
     """The queue and the running set, and the order in which they are served.
 
@@ -68,9 +45,8 @@ class Scheduler:
     keep their rows, queued ones join by rank while rows are free: by their member's virtual time plus their
     remaining work, less what they waited. There are as few rows as the load needs, since more rows make
     every step longer, and never more than at the knee of the key's throughput curve. ``expected_load`` is
-    the device time of the work that arrives, per time. A
-    step has room for ``max_adapters`` different adapters: work that finds none left is passed over, and
-    after it nothing may bring another adapter along, so that room is left for it as others finish.
+    the device time of the work that arrives, per time. A step has room for ``max_adapters`` different
+    adapters (:class:`Room`).
 
     A request with ``promised_by`` is served like any other until its promise, or another's, would be broken
     by one step more of this; then :class:`Promises` says who is served.
@@ -83,6 +59,7 @@ class Scheduler:
         self._work: dict[str, Work] = {}
         self._promised: dict[str, Work] = {}
         self._num_of: Counter[str] = Counter()
+        self._num_added = 0
         self._members = MemberShares()
         self._rounds = KeyRounds()
         self._interactive: dict[BatchKey, Lane] = {}
@@ -125,6 +102,8 @@ class Scheduler:
         if not self._num_of[work.user_id]:
             self._members.welcome(work.user_id, self._num_of)
         self._num_of[work.user_id] += 1
+        self._num_added += 1
+        work.number = self._num_added
         self._work[work.request_id] = work
         self._enter_lane(work, background=work.priority is Priority.BACKGROUND)
 
@@ -218,14 +197,15 @@ class Scheduler:
 
     def _fill(self, key: BatchKey) -> tuple[list[Work], list[Work]]:
         """The batch of the coming step, and those in it that were queued before."""
-        room, started = _Room(self.num_rows(key), self.max_adapters), []
+        room = Room(self.num_rows(key), self.max_adapters)
+        started: list[Work] = []
         for lanes in (self._interactive, self._background):
             lane = lanes.get(key)
             if lane is not None and not self._fill_from(lane, room, started):
                 break
         return room.batch, started
 
-    def _fill_from(self, lane: Lane, room: _Room, started: list[Work]) -> bool:
+    def _fill_from(self, lane: Lane, room: Room, started: list[Work]) -> bool:
         """Add requests of ``lane`` while rows are free, running first; False when one finds no row."""
         for work in lane.by_rank():
             if work.rows > room.num_free:
@@ -291,7 +271,7 @@ class Scheduler:
         twin = type(self)(self.cost, self.max_rows, self.max_adapters)
         twin.expected_load = self.expected_load
         twin._members, twin._rounds = self._members.copy(), self._rounds.copy()
-        twin._num_of = self._num_of.copy()
+        twin._num_of, twin._num_added = self._num_of.copy(), self._num_added
         twin._promises = self._promises.copy()
         for request_id, work in self._work.items():
             own = twin._work[request_id] = work.copy()

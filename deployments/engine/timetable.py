@@ -30,7 +30,7 @@ class Timetable:
         self._outlook = Forecast({}, 0.0)
 
     def admit(self, work: Work, deadline_s: float | None, now: float) -> float:
-        """Queue ``work``; returns in how many seconds it should be done. Raises as :class:`Admission` does."""
+        """Queue ``work``; returns in how many seconds it should be done. Raises as ``Admission`` does."""
         self._admission.admit(work, deadline_s, now, self._in_flight)
         # Only what came before counts: this arrival says nothing of the next one.
         self._look_ahead(now)

@@ -40,7 +40,8 @@ class Work:
     over the ``num_steps`` that remain, each costing ``row_ms`` of device time. ``peak_rows`` is the most
     that any one step costs, in the same rows. ``adapters`` have to be on the device in every step.
     ``promised_by`` is the clock time by which the request was promised to be done, None without a promise.
-    ``tag`` is the user's virtual time at the request's first step, None while it is queued.
+    ``tag`` is the user's virtual time at the request's first step, None while it is queued. ``number`` counts
+    the requests of a scheduler, which breaks ties.
     """
 
     request_id: str
@@ -56,6 +57,7 @@ class Work:
     tag: float | None = None
     peak_rows: float = 0.0
     promised_by: float | None = None
+    number: int = 0
 
     def __post_init__(self) -> None:
         self.peak_rows = max(self.peak_rows, self.rows)
@@ -89,4 +91,5 @@ class Work:
             self.tag,
             self.peak_rows,
             self.promised_by,
+            self.number,
         )

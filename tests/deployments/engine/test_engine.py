@@ -141,7 +141,8 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_an_honest_retry() -> None
     submitted(own, request("first", num_inference_steps=3))
     with pytest.raises(DeadlineUnmeetable) as refused:
         own.submit(request("hurried", deadline_s=1.0), Listener())
-    assert refused.value.retry_after_s == pytest.approx(0.6 + 0.8 - 1.0)
+    # At 0.4 s it would be done in 1.0 s, but a tenth of the device is not to be promised.
+    assert refused.value.retry_after_s == pytest.approx(0.6, abs=0.01)
     with pytest.raises(DeadlineUnmeetable) as hopeless:
         own.submit(request("hopeless", deadline_s=0.1), Listener())
     assert hopeless.value.retry_after_s is None

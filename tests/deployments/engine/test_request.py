@@ -9,7 +9,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from deployments.engine.request import Snapshot, noise_for
-from deployments.engine.scheduler import BatchKey
+from deployments.engine.work import BatchKey
 from tests.deployments.engine.scenes import CONTEXT_DIM, SHAPE, request
 
 ZEROS = torch.zeros(SHAPE)

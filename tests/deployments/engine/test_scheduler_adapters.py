@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.types import Priority
-from deployments.engine.scheduler import BatchKey, Scheduler, Work
+from deployments.engine.cost import CostModel
+from deployments.engine.scheduler import Scheduler
+from deployments.engine.work import BatchKey, Work
 from tests.fakes import VirtualClock
 
 SQUARE, TALL = BatchKey(4, 32, 32, 77, 192), BatchKey(4, 48, 32, 77, 192)
@@ -48,7 +50,7 @@ def step(scheduler: Scheduler, clock: VirtualClock) -> list[str]:
 
 
 def test_those_of_highest_rank_go_on_and_others_wait_their_turn() -> None:
-    scheduler, clock = Scheduler(max_rows=16, max_adapters=2), VirtualClock()
+    scheduler, clock = Scheduler(CostModel(), max_rows=16, max_adapters=2), VirtualClock()
     for index, adapters in enumerate(("a", "b", "c", "", "ab")):
         scheduler.add(work(f"r{index}", adapters, num_steps=3 + index, at=0.001 * index))
     assert [step(scheduler, clock) for _ in range(3)] == [["r0", "r1", "r3", "r4"]] * 3
@@ -60,7 +62,7 @@ def test_those_of_highest_rank_go_on_and_others_wait_their_turn() -> None:
 
 
 def test_many_with_one_adapter_do_not_starve_one_with_four() -> None:
-    scheduler, clock = Scheduler(max_rows=16, max_adapters=4), VirtualClock()
+    scheduler, clock = Scheduler(CostModel(), max_rows=16, max_adapters=4), VirtualClock()
     for index in range(3):
         scheduler.add(work(f"early{index}", "xyz"[index], num_steps=2 + index, rows=1))
     step(scheduler, clock)
@@ -74,7 +76,7 @@ def test_many_with_one_adapter_do_not_starve_one_with_four() -> None:
 
 
 def test_forecasts_play_by_the_same_rule() -> None:
-    scheduler = Scheduler(max_rows=16, max_adapters=1)
+    scheduler = Scheduler(CostModel(), max_rows=16, max_adapters=1)
     scheduler.add(work("first", "a"))
     scheduler.add(work("second", "b", at=0.1))
     twin = scheduler.copy()
@@ -104,7 +106,7 @@ def arrivals(draw: st.DrawFn) -> list[tuple[int, Work]]:
 def test_every_step_keeps_to_the_room_and_everyone_finishes(
     coming: list[tuple[int, Work]], max_rows: int, max_adapters: int
 ) -> None:
-    scheduler, clock = Scheduler(max_rows, max_adapters), VirtualClock()
+    scheduler, clock = Scheduler(CostModel(), max_rows, max_adapters), VirtualClock()
     num_left = sum(each.num_steps for _, each in coming)
     for now in range(20 + num_left + 1):
         for at, each in coming:
