@@ -140,14 +140,13 @@ def mixed_load(
     num_members: int = 50,
     key: BatchKey = KEY,
 ) -> Iterator[Arrival]:
-    """Pictures of 8, 20 or 30 steps with guidance 1, 5 or 7.5, at ``load`` times the best throughput.
+    """Pictures of 8, 20 or 30 steps with guidance 1, 5 or 7.5, at ``load`` times what is served one by one.
 
     Poisson arrivals of ``burst`` requests each, the requests of a burst close together.
     """
     rng, now = random.Random(seed), 0.0
     row_ms = cost.row_ms(key, max_rows)
-    knee = cost.knee(key, max_rows)
-    mean_s = 58 / 3 * 5 / 3 * cost.step_ms(key, knee) / knee / 1_000
+    mean_s = 58 / 3 * (cost.step_ms(key, 1) + 2 * cost.step_ms(key, 2)) / 3 / 1_000
     for index in range(num_requests):
         share = burst if index % burst == 0 else 0.05
         now += rng.expovariate(1 / (share * mean_s / load))

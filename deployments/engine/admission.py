@@ -114,7 +114,9 @@ class Admission:
         """Whether ``future`` would take ``work`` just after it began a step."""
         run = future.next_run(began_at, until=began_at)
         step = NO_STEP if run is None else StepInFlight.of(run, began_at)
-        return self._offer(future, work.copy(), deadline_s, began_at + _MOMENT_S, step) is not None
+        again = work.copy()
+        again.arrived_at = began_at + _MOMENT_S
+        return self._offer(future, again, deadline_s, again.arrived_at, step) is not None
 
     def _play(self, now: float, in_flight: StepInFlight, until: float) -> tuple[Scheduler, float]:
         """The scheduler at the first end of a step that is not before ``until``, and the time of that."""

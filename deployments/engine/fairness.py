@@ -6,7 +6,7 @@ Start-time fair queueing is Goyal et al. 1996, deficit round robin Shreedhar and
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Self
 
 from deployments.engine.work import BatchKey, Work
@@ -46,10 +46,11 @@ class MemberShares:
         if work.tag is not None:
             self.served_ms[work.user_id] -= work.remaining_ms
 
-    def observe(self, first: Work) -> None:
-        """``first`` has the highest rank of those who are served."""
-        if first.tag is not None and first.tag > self.virtual_ms:
-            self.virtual_ms = first.tag
+    def observe(self, batch: Iterable[Work]) -> None:
+        """``batch`` is served. Virtual time is the latest start of those who are."""
+        for work in batch:
+            if work.tag is not None and work.tag > self.virtual_ms:
+                self.virtual_ms = work.tag
 
     def copy(self) -> Self:
         twin = type(self)()

@@ -122,12 +122,13 @@ class Room:
     """What a step has room for, and the ``batch`` that takes it, those of higher rank first.
 
     Work that finds no room for its adapters is passed over, and after it nothing may bring another adapter
-    along, so that room is left for it as others finish.
+    along, so that room is left for it as others finish. ``num_kept`` of the rows are kept from those who
+    have not started.
     """
 
-    def __init__(self, num_free: int, max_adapters: int) -> None:
+    def __init__(self, num_free: int, max_adapters: int, num_kept: int) -> None:
         self.batch: list[Work] = []
-        self.num_free = num_free
+        self.num_free, self.num_kept = num_free, num_kept
         self._max_adapters = max_adapters
         self._adapters: set[str] = set()
         self._closed = False

@@ -54,12 +54,11 @@ class Promises:
         self._plan = Plan([])
         self._owed_s = 0.0
 
-    def plan_with(self, works: Iterable[Work], newcomer: Work | None, now: float) -> Plan | None:
+    def plan_with(self, works: Iterable[Work], newcomer: Work, now: float) -> Plan | None:
         """A plan to begin ``now`` that keeps the promises of ``works`` and ``newcomer``, if one is found."""
-        own = list(works)
-        candidates = self._plans(own if newcomer is None else [*own, newcomer])
-        if newcomer is not None:
-            candidates.append(self._appended(own, newcomer))
+        # A promise whose time has passed is broken already, and binds nobody any more.
+        own = [work for work in works if work.promised_by is not None and work.promised_by > now]
+        candidates = [*self._plans([*own, newcomer]), self._appended(own, newcomer)]
         best = max(candidates, key=lambda plan: plan.latest_start)
         owed_s = self._owed_s if own else 0.0
         return best if now + owed_s <= best.latest_start + _ROUNDING_S else None

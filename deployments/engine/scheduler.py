@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -25,7 +25,7 @@ _FOR_EVER = 1_000_000
 # Rows are made enough for the expected load to keep the device busy for this part of the time,
 _BUSY = 0.9
 # and for what waits to be served within this much device time.
-_BACKLOG_MS = 40_000.0
+_BACKLOG_MS = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class Scheduler:
         self._num_added = 0
         self._members = MemberShares()
         self._rounds = KeyRounds()
+        self._shares: dict[BatchKey, float] = {}
         self._interactive: dict[BatchKey, Lane] = {}
         self._background: dict[BatchKey, Lane] = {}
         self._lane_of: dict[str, Lane] = {}
@@ -89,7 +90,7 @@ class Scheduler:
         return len(self) - self.num_running
 
     def num_rows(self, key: BatchKey) -> int:
-        """How many rows the next step may have, if it is of this shape."""
+        """Up to how many rows requests of this shape may start; those under way keep theirs."""
         lanes = self._interactive or self._background
         waiting_ms = sum(lane.waiting_ms for lane in lanes.values())
         load = self.expected_load / _BUSY + waiting_ms / _BACKLOG_MS
@@ -165,13 +166,14 @@ class Scheduler:
         key, rows = batch[0].key, 0.0
         for work in batch:
             rows += work.row_steps / work.num_steps
-            max_steps = min(max_steps, work.num_steps)
+            if work.num_steps < max_steps:
+                max_steps = work.num_steps
         step_ms = self.cost.step_ms(key, rows)
         time_ms = min(self._rounds.credit_ms(key), time_s * 1_000)
         if time_ms < max_steps * step_ms:
             max_steps = max(math.ceil(time_ms / step_ms), 1)
         self._rounds.charge(key, max_steps * step_ms)
-        self._members.observe(batch[0])
+        self._members.observe(batch)
         return Run(batch, max_steps, step_ms)
 
     def _promised_run(self, segment: Segment) -> Run:
@@ -188,16 +190,21 @@ class Scheduler:
         if len(lanes) == 1:
             self._rounds.clear()
             return next(iter(lanes.values()))
+        return lanes[self._rounds.turn(self._shares or self._count_shares(lanes))]
+
+    def _count_shares(self, lanes: Mapping[BatchKey, Lane]) -> dict[BatchKey, float]:
+        """Each key's part of the members; one with requests of several keys counts in parts."""
         num_keys = Counter(user for lane in lanes.values() for user in lane.members)
-        shares = {
+        self._shares = {
             key: sum(1 / num_keys[user] for user in lane.members) / len(num_keys)
             for key, lane in lanes.items()
         }
-        return lanes[self._rounds.turn(shares)]
+        return self._shares
 
     def _fill(self, key: BatchKey) -> tuple[list[Work], list[Work]]:
         """The batch of the coming step, and those in it that were queued before."""
-        room = Room(self.num_rows(key), self.max_adapters)
+        num_rows = max(self.cost.knee(key, self.max_rows), _GUIDED_ROWS)
+        room = Room(num_rows, self.max_adapters, num_kept=num_rows - self.num_rows(key))
         started: list[Work] = []
         for lanes in (self._interactive, self._background):
             lane = lanes.get(key)
@@ -214,7 +221,7 @@ class Scheduler:
         passed_over: list[Work] = []
         has_rows = True
         while has_rows and (best := lane.best_waiting()) is not None:
-            if best.rows > room.num_free:
+            if best.rows > room.num_free - room.num_kept:
                 has_rows = False
             elif room.takes(best):
                 self._start(best)
@@ -256,12 +263,14 @@ class Scheduler:
             lane = lanes[work.key] = Lane(work.key, self._members.served_ms)
         lane.add(work)
         self._lane_of[work.request_id] = lane
+        self._shares.clear()
         if background:
             self._next_promotion = min(self._next_promotion, work.arrived_at + PROMOTION_S)
 
     def _leave_lane(self, work: Work) -> None:
         lane = self._lane_of.pop(work.request_id)
         lane.remove(work)
+        self._shares.clear()
         if not lane.members:
             lanes = self._interactive if self._interactive.get(work.key) is lane else self._background
             del lanes[work.key]

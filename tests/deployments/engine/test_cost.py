@@ -62,3 +62,59 @@ def test_learns_a_shape_that_was_never_measured() -> None:
         cost.observe(LARGE, 4, 300.0)
     assert cost.step_ms(LARGE, 4) == pytest.approx(300, rel=0.02)
     assert cost.step_ms(KEY, 4) == 77.0
+
+
+@pytest.mark.parametrize(
+    ("curve", "knee", "worth_while"),
+    [
+        ({1: 30.0, 2: 45.0, 4: 77.0, 8: 137.0, 16: 260.0}, 11, 2),
+        ({1: 20.0, 2: 20.5, 4: 22.0, 8: 26.0, 16: 42.0}, 15, 10),
+        ({1: 10.0, 16: 160.0}, 1, 2),
+        ({1: 10.0, 8: 10.0, 16: 20.0}, 8, 8),
+    ],
+    ids=["two cores", "GPU", "batching gains nothing", "saturated"],
+)
+def test_rows_go_from_what_is_worth_while_to_the_knee(
+    curve: dict[int, float], knee: int, worth_while: int
+) -> None:
+    cost = CostModel()
+    for rows, ms in curve.items():
+        cost.calibrate(KEY, rows, ms)
+    assert cost.knee(KEY, 16) == knee
+    assert cost.rows_for(KEY, 16, 0.0) == worth_while
+    assert cost.rows_for(KEY, 16, 5.0) == max(knee, worth_while)
+    some = [cost.rows_for(KEY, 16, load / 20) for load in range(20)]
+    assert some == sorted(some)
+
+
+def test_rows_carry_the_load() -> None:
+    cost = measured()
+    best = 16 / 260
+    for load in (0.75, 0.85, 0.95):
+        rows = cost.rows_for(KEY, 16, load)
+        assert rows / cost.step_ms(KEY, rows) >= load * best
+        assert (rows - 1) / cost.step_ms(KEY, rows - 1) < load * best
+
+
+def test_a_larger_shape_has_its_knee_at_fewer_rows() -> None:
+    assert measured().knee(LARGE, 16) < measured().knee(KEY, 16)
+
+
+def test_nothing_measured_means_no_knee() -> None:
+    assert CostModel().knee(KEY, 16) == 16
+    assert CostModel().rows_for(KEY, 16, 0.0) == 16
+
+
+def test_the_knee_follows_what_is_observed() -> None:
+    cost = measured()
+    for _ in range(40):
+        cost.observe(KEY, 16, 1_000.0)
+    assert cost.knee(KEY, 16) <= 8
+
+
+def test_more_rows_never_take_less() -> None:
+    cost = CostModel()
+    for rows, ms in ((1, 30.0), (2, 50.0), (4, 40.0), (8, 90.0)):
+        cost.calibrate(KEY, rows, ms)
+    took = [cost.step_ms(KEY, rows / 2) for rows in range(1, 24)]
+    assert took == sorted(took)

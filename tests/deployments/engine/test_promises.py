@@ -1,4 +1,4 @@
-"""Promises by simulation: whatever comes later, what was accepted with a deadline meets it at a fixed cost."""
+"""Promises by simulation: at a fixed cost, accepted deadlines are met whatever comes later."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_who_would_break_a_promise_is_refused() -> None:
     engine = VirtualEngine(cost_of(TWO_CORES), max_rows=2)
     assert engine.submit(Arrival(work("first", 0.0), deadline_s=1.1))
     assert not engine.submit(Arrival(work("second", 0.0, num_steps=5), deadline_s=1.1))
-    (_, error), = engine.refusals
+    ((_, error),) = engine.refusals
     assert isinstance(error, DeadlineUnmeetable)
     assert error.retry_after_s is not None
     assert engine.submit(Arrival(work("patient", 0.0)))
@@ -190,7 +190,9 @@ def test_who_comes_back_when_told_is_taken(seed: int, patience: float, later_s: 
 @given(st.integers(0, 10_000), st.integers(1, 4))
 def test_a_full_queue_says_when_there_is_room(seed: int, max_queued_requests: int) -> None:
     each = scene(seed, max_arrivals=16)
-    engine = VirtualEngine(each.engine.cost, max_rows=2, max_adapters=2, max_queued_requests=max_queued_requests)
+    engine = VirtualEngine(
+        each.engine.cost, max_rows=2, max_adapters=2, max_queued_requests=max_queued_requests
+    )
     full = Scene(engine, each.arrivals, {})
     error = retried(full, Arrival(work("last", each.arrivals[-1].work.arrived_at)), wait=0.0)
     assert error is None or isinstance(error, QueueFull)
