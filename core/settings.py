@@ -51,7 +51,9 @@ class DenoiserSettings(_Frozen):
 
     ``precision`` "auto" measures at start and takes the fastest one the device is good at.
     ``num_threads`` 0 takes every core that the process may use. ``adapter_slots`` adapters fit on the
-    device at a time, ``adapter_cache_bytes`` of them in the host's memory.
+    device at a time, ``adapter_cache_bytes`` of them in the host's memory. A replica that is stopped hands
+    back at once what will not be done within ``drain_timeout_s``; a spot node has to leave it that time and
+    ten seconds more.
     """
 
     precision: Precision = "auto"
@@ -60,7 +62,7 @@ class DenoiserSettings(_Frozen):
     max_queued_requests: int = Field(64, ge=1)
     gpu_share: float = Field(0.6, gt=0)
     num_replicas: int = Field(1, ge=1)
-    drain_timeout_s: float = Field(30.0, gt=0)
+    drain_timeout_s: float = Field(5.0, gt=0)
     adapter_slots: int = Field(32, ge=4)
     adapter_cache_bytes: int = Field(2_000_000_000, ge=1_000_000)
 

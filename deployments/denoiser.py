@@ -161,20 +161,18 @@ class Denoiser:
             self.close()
 
     async def _watch(self) -> None:
-        """Keep the metrics up to date; hand back in a drain what it leaves no time for."""
-        draining_since: float | None = None
-        while True:
+        """Keep the metrics up to date; in a drain, hand back what it leaves no time for."""
+        while not replica_is_draining():
+            self._record()
             await asyncio.sleep(_WATCH_PERIOD_S)
-            self._metrics.record(self._engine.stats())
-            self._metrics.record_adapters(self._adapters.stats(), len(self._engine.resident_adapters()))
-            if not replica_is_draining():
-                continue
-            now = time.monotonic()
-            draining_since = now if draining_since is None else draining_since
-            if now - draining_since >= self._drain_timeout_s:
-                log(_LOG, logging.INFO, "drain: handing back", num_running=self._engine.num_running)
-                self._engine.hand_back()
-                return
+        log(_LOG, logging.INFO, "draining", num_requests=self._engine.num_running + self._engine.num_queued)
+        self._engine.hand_back(but_within_s=self._drain_timeout_s)
+        await asyncio.sleep(self._drain_timeout_s)
+        self._engine.hand_back()
+
+    def _record(self) -> None:
+        self._metrics.record(self._engine.stats())
+        self._metrics.record_adapters(self._adapters.stats(), len(self._engine.resident_adapters()))
 
 
 def replica_is_draining() -> bool:

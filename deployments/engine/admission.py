@@ -32,7 +32,8 @@ class Admission:
 
     At most ``max_queued_requests`` wait. A request with a deadline is taken if it would meet it under the
     policy as one without a promise, so that a deadline is no way past those who came before, and if a plan
-    is found that keeps all promises whatever comes after it.
+    is found that keeps all promises whatever comes after it. Work that moved is taken in any case, without a
+    promise if that cannot be kept: another engine accepted it.
     """
 
     def __init__(self, scheduler: Scheduler, max_queued_requests: int) -> None:
@@ -58,7 +59,7 @@ class Admission:
         self, scheduler: Scheduler, work: Work, deadline_s: float | None, now: float, in_flight: StepInFlight
     ) -> Offer | None:
         """What ``scheduler`` can offer at ``now``; None where it has to refuse. Sets the promised time."""
-        if scheduler.num_queued >= self._max_queued_requests:
+        if scheduler.num_queued >= self._max_queued_requests and not work.moved:
             return None
         if deadline_s is None:
             return Offer()
@@ -67,7 +68,10 @@ class Admission:
         begins_at = in_flight.finish(settled, now)
         plan = settled.plan_with(work, begins_at)
         if plan is None or self._finish(settled, work, begins_at) > work.promised_by:
-            return None
+            if not work.moved:
+                return None
+            # Its promise cannot be kept any more; what was accepted once is still worth trying.
+            plan = work.promised_by = None
         return Offer(plan)
 
     def _finish(self, scheduler: Scheduler, work: Work, now: float) -> float:

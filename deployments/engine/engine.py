@@ -67,7 +67,7 @@ class Engine:
         self._roster = Roster(
             cost, max_rows=max_rows, max_adapters=adapter_slots, max_queued_requests=max_queued_requests
         )
-        self._handing_back = False
+        self._draining = False
         self._forgotten: set[str] = set()
         self._last = StepReport()
         self._num_steps = self._num_row_steps = 0
@@ -85,7 +85,7 @@ class Engine:
         own = {use.adapter_id: adapters[use.adapter_id] for use in request.adapters}
         trajectory = Trajectory(request, table_of(request, self._schedule), self._schedule, own)
         with self._changed:
-            if self._handing_back:
+            if self._draining:
                 raise ShuttingDown("the denoiser is shutting down")
             if request.request_id in self._roster.ledger:
                 raise InvalidRequest("a request with this id is in progress", field="request_id")
@@ -113,16 +113,20 @@ class Engine:
             slots = self._network.slots
             return frozenset() if slots is None else slots.resident - self._forgotten
 
-    def hand_back(self) -> None:
-        """End every request with ``HandedBack`` at the next step and refuse new ones. Does not wait."""
+    def hand_back(self, but_within_s: float = 0.0) -> None:
+        """Refuse new requests, and end with ``HandedBack`` at the next step those that are here.
+
+        But those stay that are predicted to be done ``but_within_s`` from now. Does not wait.
+        """
         with self._changed:
-            self._handing_back = True
+            self._draining = True
+            self._roster.dismiss(self._clock(), but_within_s)
             self._changed.notify_all()
 
     def wait_for_work(self) -> bool:
-        """Sleep until there is something to step. False once everything has been handed back."""
+        """Sleep until there is something to step. False once nothing is left of what was handed back."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._roster) > 0 or self._handing_back)
+            self._changed.wait_for(lambda: len(self._roster) > 0 or self._draining)
             return len(self._roster) > 0
 
     def step(self) -> StepReport:
@@ -206,10 +210,10 @@ class Engine:
 
     def _depart(self, now: float) -> int:
         """End what was cancelled, ran out of time or has to be handed back."""
-        if self._handing_back:
+        if any(live.leaving for live in self._roster):
             for batch in self._batches.values():
                 batch.pack(())
-        num_gone = self._roster.depart(now, self._handing_back)
+        num_gone = self._roster.depart(now)
         if num_gone:
             self._let_go()
         return num_gone

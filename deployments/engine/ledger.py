@@ -22,7 +22,10 @@ _LOG = logger(__name__)
 
 @dataclass(slots=True, eq=False)
 class LiveRequest:
-    """An accepted request that has not ended. Times are clock times; ``predicted_s`` is from acceptance."""
+    """An accepted request that has not ended. Times are clock times; ``predicted_s`` is from acceptance.
+
+    One that is ``leaving`` is handed back at the next step.
+    """
 
     request: DenoiseRequest
     trajectory: Trajectory
@@ -32,6 +35,7 @@ class LiveRequest:
     predicted_s: float
     started_at: float | None = None
     cancelled: bool = False
+    leaving: bool = False
 
     @property
     def num_steps(self) -> int:

@@ -29,6 +29,7 @@ def work_of(
         arrived_at=now,
         adapters=adapters,
         peak_rows=max(costs),
+        moved=request.moved,
     )
 
 

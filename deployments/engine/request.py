@@ -62,6 +62,9 @@ class DenoiseRequest:
     up to the noise level of ``start_step``, in as many steps as an ordinary request takes from there.
     Its latents are the ``start_latents`` of that ordinary request, which takes them as they are in place
     of noised ``source`` latents.
+
+    A request that ``moved`` was accepted by another engine, which handed it back or died: it is not refused
+    for want of room or time.
     """
 
     request_id: str
@@ -88,6 +91,7 @@ class DenoiseRequest:
     deadline_s: float | None = None
     preview_every: int = 0
     snapshot: Snapshot | None = None
+    moved: bool = False
 
     @property
     def key(self) -> BatchKey:

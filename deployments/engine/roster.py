@@ -73,8 +73,14 @@ class Roster:
         """The requests that the coming step advances."""
         return [self.ledger[work.request_id] for work in self.timetable.begin_step(now)]
 
-    def depart(self, now: float, handing_back: bool) -> int:
-        """End what was cancelled, ran out of time or has to be handed back; returns how many."""
+    def dismiss(self, now: float, but_within_s: float) -> None:
+        """Those leave at the next step who are not predicted to be done ``but_within_s``."""
+        for live in self:
+            stays = self.timetable.remaining_s(live.work, now) < but_within_s
+            live.leaving = live.leaving or not stays
+
+    def depart(self, now: float) -> int:
+        """End what was cancelled, ran out of time or leaves; returns how many."""
         num_before = len(self)
         for live in self:
             request_id = live.request.request_id
@@ -82,7 +88,7 @@ class Roster:
                 self.end(live, Cancelled(request_id))
             elif live.expired(now):
                 self.end(live, Failed(request_id, DeadlineExceeded("the deadline passed before the end")))
-            elif handing_back:
+            elif live.leaving:
                 snapshot = live.trajectory.snapshot() if live.trajectory.started else None
                 self.end(live, HandedBack(request_id, snapshot))
         return num_before - len(self)

@@ -41,7 +41,7 @@ class Work:
     that any one step costs, in the same rows. ``adapters`` have to be on the device in every step.
     ``promised_by`` is the clock time by which the request was promised to be done, None without a promise.
     ``tag`` is the user's virtual time at the request's first step, None while it is queued. ``number`` counts
-    the requests of a scheduler, which breaks ties.
+    the requests of a scheduler, which breaks ties. ``moved`` is whether another engine had accepted it.
     """
 
     request_id: str
@@ -58,6 +58,7 @@ class Work:
     peak_rows: float = 0.0
     promised_by: float | None = None
     number: int = 0
+    moved: bool = False
 
     def __post_init__(self) -> None:
         self.peak_rows = max(self.peak_rows, self.rows)
@@ -92,4 +93,5 @@ class Work:
             self.peak_rows,
             self.promised_by,
             self.number,
+            self.moved,
         )

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from core.errors import DeadlineExceeded, GenerationFailed, RequestCancelled, ShuttingDown
 from deployments.engine.request import (
+    Accepted,
     Cancelled,
     DenoiseEvent,
     DenoiseRequest,
@@ -41,12 +42,14 @@ async def denoise_to_the_end(denoise: Denoise, request: DenoiseRequest) -> Async
     ``LimnerError`` that ended the request. Closing this cancels the request.
     """
     deadline = None if request.deadline_s is None else time.monotonic() + request.deadline_s
-    attempt, num_lost = request, 0
+    attempt, num_lost, accepted = request, 0, False
     for move in range(1, MAX_MOVES + 1):
         async with aclosing(denoise(attempt)) as events:
             try:
                 async for event in events:
                     match event:
+                        case Accepted():
+                            accepted = True
                         case HandedBack(snapshot=snapshot):
                             attempt = replace(attempt, snapshot=snapshot or attempt.snapshot)
                             break
@@ -65,7 +68,12 @@ async def denoise_to_the_end(denoise: Denoise, request: DenoiseRequest) -> Async
                 if num_lost > MAX_LOST:
                     raise GenerationFailed("Its replica was lost again and again.", retry_after_s=5) from None
         # Ids are new each time: a replica cut off may still hold the old one.
-        attempt = replace(attempt, request_id=f"{request.request_id}~{move}", deadline_s=_time_left(deadline))
+        attempt = replace(
+            attempt,
+            request_id=f"{request.request_id}~{move}",
+            deadline_s=_time_left(deadline),
+            moved=accepted,
+        )
     raise GenerationFailed(f"No replica finished it in {MAX_MOVES} moves.", retry_after_s=5)
 
 

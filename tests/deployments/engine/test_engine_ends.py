@@ -10,7 +10,9 @@ import torch
 
 from core.errors import (
     DeadlineExceeded,
+    DeadlineUnmeetable,
     GenerationFailed,
+    QueueFull,
     ShuttingDown,
 )
 from core.types import SamplerName
@@ -165,6 +167,64 @@ def test_hand_back_returns_everything_and_refuses_what_comes() -> None:
     assert running.snapshot.generator_state is not None
     assert waiting == HandedBack("waiting", None)
     assert not own.step()
+
+
+def test_who_is_nearly_done_is_not_handed_back() -> None:
+    clock = VirtualClock()
+    own = engine(TinyUNet(CONTEXT_DIM, clock=clock, row_s=0.02), clock=clock, max_rows=2)
+    heard = submitted(
+        own, request("short", num_inference_steps=3), request("long", num_inference_steps=90), request("late")
+    )
+    own.step()
+    own.hand_back(but_within_s=0.1)
+    with pytest.raises(ShuttingDown):
+        own.submit(request("new"), Listener())
+    own.step()
+    ends = {name: [type(end) for end in each.ends] for name, each in heard.items()}
+    assert ends == {"short": [], "long": [HandedBack], "late": [HandedBack]}
+    assert own.wait_for_work()
+    run(own)
+    assert isinstance(heard["short"].ends[0], Done)
+    assert not own.wait_for_work()
+
+
+def test_what_is_left_of_a_drain_is_handed_back() -> None:
+    own = engine()
+    heard = submitted(own, request("slow"))
+    own.step()
+    own.hand_back(but_within_s=60)
+    own.step()
+    own.hand_back()
+    run(own)
+    end = heard["slow"].ends[0]
+    assert isinstance(end, HandedBack)
+    assert end.snapshot is not None
+    assert end.snapshot.step == 2
+
+
+def test_a_request_that_moved_is_never_refused() -> None:
+    own = engine(max_rows=2, max_queued_requests=1)
+    heard = submitted(own, request("running"))
+    own.step()
+    heard |= submitted(own, request("queued"))
+    with pytest.raises(QueueFull):
+        own.submit(request("new"), Listener())
+    with pytest.raises(DeadlineUnmeetable):
+        own.submit(request("hurried", deadline_s=0.05), Listener())
+    heard |= submitted(own, request("moved", moved=True), request("hurried", moved=True, deadline_s=60.0))
+    run(own)
+    assert all(isinstance(each.ends[0], Done) for each in heard.values())
+
+
+def test_a_request_that_moved_is_tried_although_its_deadline_will_pass() -> None:
+    clock = VirtualClock()
+    own = engine(TinyUNet(CONTEXT_DIM, clock=clock, row_s=0.02), clock=clock, max_rows=2)
+    heard = submitted(own, request("moved", moved=True, deadline_s=0.1))
+    run(own)
+    end = heard["moved"].ends[0]
+    assert isinstance(end, Failed)
+    assert isinstance(end.error, DeadlineExceeded)
+    assert own.stats().num_steps == 3
 
 
 def test_a_fault_of_the_engine_ends_everything_once() -> None:

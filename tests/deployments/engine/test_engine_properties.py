@@ -133,9 +133,9 @@ class Lives(RuleBasedStateMachine):
     def break_down(self) -> None:
         self.engine.fail_all(GenerationFailed("broken"))
 
-    @rule()
-    def hand_back(self) -> None:
-        self.engine.hand_back()
+    @rule(but_within_s=st.sampled_from([0.0, 0.05]))
+    def hand_back(self, but_within_s: float) -> None:
+        self.engine.hand_back(but_within_s)
         self.handed_back = True
 
     @invariant()

@@ -52,6 +52,7 @@ async def test_a_request_handed_back_goes_on_from_its_snapshot() -> None:
     first, second = denoiser.requests
     assert second.snapshot is SNAPSHOT
     assert second.request_id != first.request_id
+    assert (first.moved, second.moved) == (False, True)
 
 
 async def test_a_request_handed_back_before_it_started_keeps_the_snapshot_it_came_with() -> None:
@@ -71,6 +72,13 @@ async def test_a_request_starts_over_elsewhere(trouble: Exception | HandedBack |
     events = [event async for event in denoise_to_the_end(denoiser, request())]
     assert isinstance(events[-1], Done)
     assert [sent.snapshot for sent in denoiser.requests] == [None, None]
+
+
+async def test_a_request_that_nobody_accepted_yet_has_not_moved() -> None:
+    denoiser = ScriptedDenoiser([Failed("r", ShuttingDown("going"))], [ReplicaLost()], [ACCEPTED, DONE])
+    async for _ in denoise_to_the_end(denoiser, request()):
+        pass
+    assert [sent.moved for sent in denoiser.requests] == [False, False, False]
 
 
 async def test_a_request_may_not_kill_replica_after_replica() -> None:
