@@ -1,4 +1,4 @@
-"""Denoisers that go away while they work: scale-down, rolling update, SIGTERM of their node. Two real nodes."""
+"""Denoisers that go away at work, on two nodes: scale-down, rolling update, SIGTERM of a node."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ REQUEST = DenoiseRequest(
 
 @dataclass
 class Story:
-    """What a pipeline hears of one request."""
+    """What a pipeline hears of one request; ``begun`` once it is in its steps."""
 
     num_accepted: int = 0
     steps: list[int] = field(default_factory=list)
     latents: torch.Tensor | None = None
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Cluster:
 
     def deploy(self, num_replicas: int, version: str = "1") -> Denoise:
         """Returns when it is so. Another ``version`` than before replaces the replicas one by one."""
-        bound = denoiser_app(AppSettings(denoiser=SETTINGS))._bound_deployment
+        bound: Any = denoiser_app(AppSettings(denoiser=SETTINGS))._bound_deployment
         # ``serve deploy`` finds out whether the version changed; ``serve.run`` takes a new one each time.
         spread = bound.options(
             num_replicas=num_replicas, max_replicas_per_node=1, version=version, _internal=True
@@ -110,6 +111,7 @@ async def follow(denoise: Denoise, request: DenoiseRequest, story: Story) -> Non
             story.num_accepted += 1
         elif isinstance(event, Progressed):
             story.steps.append(event.step)
+            story.begun.set()
         elif isinstance(event, Done):
             story.latents = event.latents
 
@@ -122,8 +124,8 @@ async def under_way(denoise: Denoise) -> AsyncGenerator[list[Story], None]:
         for index, story in enumerate(stories):
             request = replace(REQUEST, request_id=f"r{index}", user_id=f"u{index}")
             group.create_task(follow(denoise, request, story))
-        while not all(len(story.steps) > 3 for story in stories):
-            await asyncio.sleep(0.05)
+        for story in stories:
+            await story.begun.wait()
         yield stories
 
 
