@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from core.scaling import QueueScaling, WorkScaling
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 EMBEDDED_FAMILY = "mini"
@@ -41,9 +43,16 @@ class RouterSettings(_Frozen):
 
     limits: RequestLimits = RequestLimits()
     num_replicas: int = Field(1, ge=1)
+    autoscaling: QueueScaling | None = None
     max_ongoing_requests: int = Field(512, ge=1)
     cors_origins: tuple[str, ...] = ()
     job_poll_s: float = Field(0.5, gt=0)
+
+    @model_validator(mode="after")
+    def _never_without_replicas(self) -> Self:
+        if self.autoscaling is not None and not self.autoscaling.min_replicas:
+            raise ValueError("the router's min_replicas must be 1 or more: nothing else can start it")
+        return self
 
 
 class DenoiserSettings(_Frozen):
@@ -62,6 +71,7 @@ class DenoiserSettings(_Frozen):
     max_queued_requests: int = Field(64, ge=1)
     gpu_share: float = Field(0.6, gt=0)
     num_replicas: int = Field(1, ge=1)
+    autoscaling: WorkScaling | None = None
     drain_timeout_s: float = Field(5.0, gt=0)
     adapter_slots: int = Field(32, ge=4)
     adapter_cache_bytes: int = Field(2_000_000_000, ge=1_000_000)
@@ -78,6 +88,7 @@ class PipelineSettings(_Frozen):
     # With a Denoiser's 0.6, three pipelines and Perception share one GPU.
     gpu_share: float = Field(0.1, gt=0)
     num_replicas: int = Field(1, ge=1)
+    autoscaling: QueueScaling | None = None
     max_ongoing_requests: int = Field(128, ge=1)
 
 
@@ -88,6 +99,7 @@ class PerceptionSettings(_Frozen):
     max_batch: int = Field(8, ge=1)
     gpu_share: float = Field(0.1, gt=0)
     num_replicas: int = Field(1, ge=1)
+    autoscaling: QueueScaling | None = None
     max_ongoing_requests: int = Field(128, ge=1)
 
 
@@ -95,6 +107,7 @@ class GenderSwapSettings(_Frozen):
     """The replica class that composes the others for a gender swap. It needs no GPU."""
 
     num_replicas: int = Field(1, ge=1)
+    autoscaling: QueueScaling | None = None
     max_ongoing_requests: int = Field(64, ge=1)
 
 

@@ -21,6 +21,7 @@ from core.settings import AppSettings, DenoiserSettings, StoreSettings
 from core.telemetry import configure, log, logger
 from deployments.pipeline.threads import actor_options
 from deployments.serving.affinity import router_config, routing_stats
+from deployments.serving.scaling import LOAD, WORK_S, replica_options
 
 if TYPE_CHECKING:
     from deployments.engine.branch import Branch
@@ -141,8 +142,9 @@ class Denoiser:
             raise Unhealthy(f"No step has ended for {now - self._stepped_at:.0f} s.")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Seconds of work that wait or run here, for an autoscaling policy."""
-        return {"work_s": self._engine.stats().work_s}
+        """Seconds of work that wait or run here, and that arrive per second, for the autoscaling policy."""
+        stats = self._engine.stats()
+        return {WORK_S: stats.work_s, LOAD: stats.expected_load}
 
     async def record_routing_stats(self) -> dict[str, list[str]]:
         """The adapters in memory here, which requests for them are routed by."""
@@ -250,7 +252,7 @@ def denoiser_app(settings: AppSettings, *, inpainting: bool = False) -> serve.Ap
     own = settings.denoiser
     deployment = serve.deployment(
         name="InpaintDenoiser" if inpainting else "Denoiser",
-        num_replicas=own.num_replicas,
+        **replica_options(own.num_replicas, own.autoscaling),
         max_ongoing_requests=own.max_queued_requests + own.max_rows + _ONGOING_MARGIN,
         ray_actor_options=actor_options(own.gpu_share if settings.use_gpu else 0),
         health_check_period_s=10,

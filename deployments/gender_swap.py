@@ -18,6 +18,7 @@ from core.telemetry import configure
 from core.types import PipelineEvent
 from deployments.pipeline.gender_swap.pipeline import GenderSwapPipeline
 from deployments.serving.handles import ask, pictures_through
+from deployments.serving.scaling import replica_options
 from weights import registry
 
 Spec = TypeVar("Spec", bound=GenerationSpec)
@@ -89,7 +90,7 @@ def gender_swap_app(
     own = settings.gender_swap
     deployment = serve.deployment(
         name="GenderSwap",
-        num_replicas=own.num_replicas,
+        **replica_options(own.num_replicas, own.autoscaling),
         max_ongoing_requests=own.max_ongoing_requests,
         ray_actor_options={"num_cpus": 0.1},
         health_check_period_s=10,

@@ -15,6 +15,7 @@ from ray import serve
 from core.settings import AppSettings
 from core.telemetry import configure, log, logger
 from deployments.pipeline.threads import actor_options, num_cores
+from deployments.serving.scaling import replica_options
 
 if TYPE_CHECKING:
     from core.specs import Face, FoundMask, MaskSpec, Verdict
@@ -78,7 +79,7 @@ def perception_app(settings: AppSettings) -> serve.Application:
     own = settings.perception
     deployment = serve.deployment(
         name="Perception",
-        num_replicas=own.num_replicas,
+        **replica_options(own.num_replicas, own.autoscaling),
         max_ongoing_requests=own.max_ongoing_requests,
         ray_actor_options=actor_options(own.gpu_share if settings.use_gpu else 0),
         health_check_period_s=10,

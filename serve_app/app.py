@@ -35,6 +35,7 @@ from deployments.inpaint import inpaint_app
 from deployments.perception import perception_app
 from deployments.pipeline.networks import has_inpainting_unet
 from deployments.serving.handles import ask, pictures_through
+from deployments.serving.scaling import replica_options
 from deployments.text_to_image import text_to_image_app
 from deployments.trainer import trainer_app
 from serve_app.api import build_api
@@ -105,8 +106,13 @@ class Handles:
 class ServedPipelines:
     """The pipelines behind their handles; one model is deployed at a time."""
 
-    def __init__(self, handles: Handles) -> None:
-        self._probed = [getattr(handles, member.name) for member in fields(handles)]
+    def __init__(self, handles: Handles, settings: AppSettings) -> None:
+        # A deployment that may have no replicas is started by its first request, not by a probe.
+        self._probed = [
+            getattr(handles, member.name)
+            for member in fields(handles)
+            if _has_replicas(settings, member.name)
+        ]
         self._text_to_image = PipelineHandle[TextToImageSpec](handles.text_to_image)
         self._image_to_image = PipelineHandle[ImageToImageSpec](handles.image_to_image)
         self._upscale = PipelineHandle[UpscaleSpec](handles.image_to_image, "upscale")
@@ -133,13 +139,20 @@ class ServedPipelines:
         return self._perception
 
     async def ready(self) -> bool:
-        """Whether a replica of every deployment answers its health check now."""
+        """Whether every deployment that is never without replicas answers its health check now."""
         checks = [handle.check_health.remote() for handle in self._probed]
         try:
             await asyncio.wait_for(asyncio.gather(*checks), _READY_TIMEOUT_S)
         except (TimeoutError, RayError, RuntimeError):
             return False
         return True
+
+
+def _has_replicas(settings: AppSettings, name: str) -> bool:
+    """Whether the deployment of this name has a replica at any time."""
+    own = getattr(settings, name, None)
+    scaling = getattr(own, "autoscaling", None)
+    return scaling is None or scaling.min_replicas > 0
 
 
 @serve.deployment(name="Router")
@@ -155,7 +168,7 @@ class Router:
     ) -> None:
         configure()
         found = Handles(**handles)
-        self._pipelines = ServedPipelines(found)
+        self._pipelines = ServedPipelines(found, settings)
         self._trainer = TrainerHandle(found.trainer)
         self._records = Records(lambda: open_store(settings.store))
         self._models = models
@@ -196,7 +209,7 @@ def build(args: AppSettings) -> serve.Application:
         "trainer": trainer_app(args, perception, text_to_image, adapter_users),
     }
     router = cast(serve.Deployment, Router).options(
-        num_replicas=args.router.num_replicas,
+        **replica_options(args.router.num_replicas, args.router.autoscaling),
         max_ongoing_requests=args.router.max_ongoing_requests,
         ray_actor_options={"num_cpus": 0.1},
     )

@@ -18,6 +18,7 @@ from core.telemetry import configure, log, logger
 from core.types import PipelineEvent
 from deployments.pipeline.threads import actor_options, num_cores
 from deployments.serving.handles import ask, denoise_through
+from deployments.serving.scaling import replica_options
 
 if TYPE_CHECKING:
     from deployments.pipeline.denoising import Denoise
@@ -121,7 +122,7 @@ def pipeline_app(
     """
     deployment = serve.deployment(
         name=replica.__name__,
-        num_replicas=own.num_replicas,
+        **replica_options(own.num_replicas, own.autoscaling),
         max_ongoing_requests=own.max_ongoing_requests,
         ray_actor_options=actor_options(own.gpu_share if settings.use_gpu else 0),
         health_check_period_s=10,

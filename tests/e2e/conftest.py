@@ -64,11 +64,11 @@ def other_cluster() -> Iterator[subprocess.Popen[str]]:
     process.wait(60)
 
 
-def started(log: Path, port: int, dashboard_port: int) -> subprocess.Popen[str]:
+def started(log: Path, port: int, dashboard_port: int, *arguments: str) -> subprocess.Popen[str]:
     """Start ``limner serve`` and return when it says that it is ready. Its data lies beside ``log``."""
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "serve_app.cli", "serve"],
+            [sys.executable, "-m", "serve_app.cli", "serve", *arguments],
             stdout=out,
             stderr=subprocess.STDOUT,
             text=True,
