@@ -1,0 +1,103 @@
+"""Limner as the load test starts and asks it: ``limner serve`` with its own configuration."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.loadtest.client import Message
+from benchmarks.loadtest.inputs import Inputs
+from benchmarks.loadtest.processes import Process
+from benchmarks.loadtest.systems.prometheus import totals
+from benchmarks.loadtest.systems.service import IMAGE_STRENGTH, SWAP_STRENGTH
+from benchmarks.loadtest.workload import Asked
+from serve_app.cli import free_ports
+
+# Ray tells Prometheus every ten seconds, longer than the pause between two points.
+METRICS_PERIOD_S = 2
+_COUNTERS = {
+    "steps": "ray_limner_denoise_steps_total",
+    "row_steps": "ray_limner_denoise_row_steps_total",
+    "busy_s": "ray_limner_denoise_busy_s_total",
+}
+
+
+class Limner:
+    """A whole service, in a data folder of its own."""
+
+    def __init__(self, inputs: Inputs, folder: Path) -> None:
+        self._inputs = inputs
+        self._adapters: Mapping[str, str] = {}
+        data = folder / "limner-data"
+        shutil.rmtree(data, ignore_errors=True)
+        port, dashboard_port = free_ports(2)
+        self._process = Process(
+            ["serve_app.cli", "serve"],
+            folder / "limner.log",
+            {
+                "LIMNER_PORT": str(port),
+                "LIMNER_DASHBOARD_PORT": str(dashboard_port),
+                "LIMNER_DATA": str(data.absolute()),
+                "RAY_metrics_report_interval_ms": str(1_000 * METRICS_PERIOD_S),
+            },
+        )
+        self.url = f"http://127.0.0.1:{port}"
+        self._dashboard_url = f"http://127.0.0.1:{dashboard_port}"
+        try:
+            self._process.wait_for("Ctrl-C")
+        except BaseException:
+            self._process.stop()
+            raise
+
+    def ask(self, asked: Asked) -> Message:
+        body = body_of(asked, self._inputs)
+        if asked.adapter is not None:
+            body["adapters"] = [{"id": self._adapters[asked.adapter]}]
+        headers = {"Accept": "image/png", "X-Limner-User": asked.member}
+        return Message(PATHS[asked.pipeline], body, headers)
+
+    def cpu_s(self) -> float:
+        return self._process.cpu_s()
+
+    def counters(self) -> dict[str, float]:
+        # Until the last step has got through the replica's, the agent's and Prometheus' periods.
+        time.sleep(METRICS_PERIOD_S + 1.5)
+        found = totals(self._dashboard_url)
+        return {name: found.get(metric, 0.0) for name, metric in _COUNTERS.items()}
+
+    def begin_training(self) -> None:
+        raise NotImplementedError
+
+    def end_training(self) -> int:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        self._process.stop()
+
+
+PATHS = {
+    "text": "/v1/text-to-image",
+    "image": "/v1/image-to-image",
+    "inpaint": "/v1/inpaint",
+    "swap": "/v1/gender-swap",
+}
+
+
+def body_of(asked: Asked, inputs: Inputs) -> dict[str, object]:
+    """The request in Limner's words. A swap comes with nothing but the portrait."""
+    body: dict[str, object] = {
+        "num_inference_steps": asked.steps,
+        "guidance_scale": asked.guidance,
+        "seed": asked.seed,
+    }
+    if asked.pipeline == "text":
+        return {**body, "prompt": inputs.prompts[asked.input]}
+    shown = inputs.portraits[asked.input]
+    body["image"] = shown.image
+    if asked.pipeline == "image":
+        return {**body, "prompt": shown.prompt, "strength": IMAGE_STRENGTH}
+    if asked.pipeline == "inpaint":
+        return {**body, "prompt": shown.prompt, "mask": shown.clothes}
+    return {**body, "strength": SWAP_STRENGTH}
