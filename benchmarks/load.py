@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +70,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Plan, Path]:
 
 def main() -> None:
     plan, folder = parse()
+    # So that the services end, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     book = Book(folder, plan.settings)
     run = Run(plan, book, inputs.load(folder / "inputs.json"))
     run.references()

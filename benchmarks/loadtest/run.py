@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.loadtest import alone, measures
+from benchmarks.loadtest import adapter_files, alone, measures
 from benchmarks.loadtest.book import Book
 from benchmarks.loadtest.client import Ask, Message, replay
 from benchmarks.loadtest.inputs import Inputs
@@ -117,9 +117,11 @@ class Run:
 
     def _start(self, started: str, mix: str, max_inside: int) -> Service:
         folder = self._book.folder
+        adapters = adapter_files.made(folder / "adapters") if MIXES[mix].adapters else []
         if started == WITH_DEADLINE:
-            return Limner(self._inputs, folder)
+            return Limner(self._inputs, folder, adapters)
         options = ["--max-inside", str(max_inside), "--kernels", self._plan.kernels]
+        options += ["--adapters", str((folder / "adapters").absolute())] if adapters else []
         return Baseline(started, self._inputs, folder, options)
 
     def _point(self, service: Service, mix: str, arrivals: str, load: float, system: str) -> None:
@@ -129,12 +131,12 @@ class Run:
         asked = self._book.workload(mix, arrivals, load, plan.seconds, plan.seed)
         ask = with_deadlines(service.ask, alone_s) if system == WITH_DEADLINE else service.ask
         probe_ms = matmul_ms()
-        before, cpu_before, began = service.counters(), service.cpu_s(), time.monotonic()
         if MIXES[mix].training:
-            service.begin_training()
+            service.training.begin()
+        before, cpu_before, began = service.counters(), service.cpu_s(), time.monotonic()
         outcomes = asyncio.run(replay(service.url, asked, ask, alone_s))
         wall_s, cpu_s = time.monotonic() - began, service.cpu_s() - cpu_before
-        trained = service.end_training() if MIXES[mix].training else None
+        trained = service.training.end() if MIXES[mix].training else None
         after = service.counters()
         found = measures.summary(outcomes, alone_s, plan.seconds)
         counted = {name: after[name] - before[name] for name in ("steps", "row_steps", "busy_s")}

@@ -12,6 +12,7 @@ from benchmarks.loadtest.client import Message
 from benchmarks.loadtest.inputs import Inputs
 from benchmarks.loadtest.processes import Process
 from benchmarks.loadtest.systems.service import IMAGE_STRENGTH, SWAP_STRENGTH_DRAWN
+from benchmarks.loadtest.systems.trainings import Beside
 from benchmarks.loadtest.workload import Asked
 from serve_app.cli import free_ports
 
@@ -27,7 +28,7 @@ class Baseline:
     """One of ``PROGRAMS``, with ``options`` of its command line."""
 
     def __init__(self, name: str, inputs: Inputs, folder: Path, options: Sequence[str]) -> None:
-        self._inputs = inputs
+        self._inputs, self.training = inputs, Beside(folder)
         (port,) = free_ports(1)
         program, ready = PROGRAMS[name]
         self._process = Process([*program, "--port", str(port), *options], folder / f"{name}.log", {})
@@ -47,12 +48,6 @@ class Baseline:
     def counters(self) -> dict[str, float]:
         told: dict[str, float] = httpx.get(f"{self.url}/stats", timeout=60).raise_for_status().json()
         return told
-
-    def begin_training(self) -> None:
-        raise NotImplementedError
-
-    def end_training(self) -> int:
-        raise NotImplementedError
 
     def stop(self) -> None:
         self._process.stop()

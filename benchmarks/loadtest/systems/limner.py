@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
+
+import httpx
 
 from benchmarks.loadtest.client import Message
 from benchmarks.loadtest.inputs import Inputs
 from benchmarks.loadtest.processes import Process
 from benchmarks.loadtest.systems.prometheus import totals
 from benchmarks.loadtest.systems.service import IMAGE_STRENGTH, SWAP_STRENGTH
+from benchmarks.loadtest.systems.trainings import OverHttp
 from benchmarks.loadtest.workload import Asked
 from serve_app.cli import free_ports
 
@@ -25,11 +28,11 @@ _COUNTERS = {
 
 
 class Limner:
-    """A whole service, in a data folder of its own."""
+    """A whole service, in a data folder of its own, with ``adapters`` of its members."""
 
-    def __init__(self, inputs: Inputs, folder: Path) -> None:
+    def __init__(self, inputs: Inputs, folder: Path, adapters: Iterable[Path] = ()) -> None:
         self._inputs = inputs
-        self._adapters: Mapping[str, str] = {}
+        self._adapters: dict[str, str] = {}
         data = folder / "limner-data"
         shutil.rmtree(data, ignore_errors=True)
         port, dashboard_port = free_ports(2)
@@ -44,9 +47,11 @@ class Limner:
             },
         )
         self.url = f"http://127.0.0.1:{port}"
+        self.training = OverHttp(self.url)
         self._dashboard_url = f"http://127.0.0.1:{dashboard_port}"
         try:
             self._process.wait_for("Ctrl-C")
+            self._take(adapters)
         except BaseException:
             self._process.stop()
             raise
@@ -67,14 +72,21 @@ class Limner:
         found = totals(self._dashboard_url)
         return {name: found.get(metric, 0.0) for name, metric in _COUNTERS.items()}
 
-    def begin_training(self) -> None:
-        raise NotImplementedError
-
-    def end_training(self) -> int:
-        raise NotImplementedError
-
     def stop(self) -> None:
         self._process.stop()
+
+    def _take(self, files: Iterable[Path]) -> None:
+        """Import each file for the member whose number it has."""
+        for file in files:
+            fields = {"name": file.stem, "subject": "person", "trigger": "zvokip", "consent": "true"}
+            answer = httpx.post(
+                f"{self.url}/v1/adapters/import",
+                data=fields,
+                files={"file": file.read_bytes()},
+                headers={"X-Limner-User": file.stem.replace("adapter", "member")},
+                timeout=60,
+            )
+            self._adapters[file.stem] = answer.raise_for_status().json()["id"]
 
 
 PATHS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from benchmarks.loadtest.client import Message
+from benchmarks.loadtest.systems.trainings import Training
 from benchmarks.loadtest.workload import Asked
 
 # How much of an image-to-image and of a swap is drawn anew. Limner takes the fourth root of a swap's 0.6.
@@ -30,10 +31,8 @@ class Service(Protocol):
         That is the time in UNet steps for Limner, and in whole pipeline calls for the others.
         """
 
-    def begin_training(self) -> None:
-        """Train an adapter beside the requests, with optimizer steps without end."""
-
-    def end_training(self) -> int:
-        """How many optimizer steps were done."""
+    @property
+    def training(self) -> Training:
+        """The training that can run alongside."""
 
     def stop(self) -> None: ...

@@ -108,6 +108,8 @@ async def test_events_come_in_order(build: Build, replicas: Replicas) -> None:
     timings = events[-1].timings
     parts = timings.encode_s + timings.denoise_s + timings.decode_s
     assert parts == pytest.approx(timings.total_s)
+    assert 0 < timings.engine_s <= timings.denoise_s
+    assert 0 < timings.file_s <= timings.decode_s
 
 
 async def test_a_picture_carries_its_parameters(build: Build, replicas: Replicas, tiny_model_id: str) -> None:
