@@ -120,7 +120,9 @@ class Painter:
             await self._moderate([])
         encoded = time.monotonic()
         told: asyncio.Queue[_Message] = asyncio.Queue()
-        strokes = self._strokes(spec, told, encoded)
+        # What comes before and after denoising is part of the time that the client gives.
+        deadline = None if spec.deadline_s is None else began + spec.deadline_s - decode_s
+        strokes = self._strokes(spec, told, encoded, deadline)
         painting = [asyncio.create_task(_paint(paint_one, stroke, told)) for stroke in strokes]
         for task in painting:
             task.add_done_callback(lambda done: _tell_failure(done, told))
@@ -154,10 +156,11 @@ class Painter:
                 task.cancel()
             await asyncio.gather(*painting, return_exceptions=True)
 
-    def _strokes(self, spec: GenerationSpec, told: asyncio.Queue[_Message], now: float) -> list[Stroke]:
+    def _strokes(
+        self, spec: GenerationSpec, told: asyncio.Queue[_Message], now: float, deadline: float | None
+    ) -> list[Stroke]:
         # A request that its client repeats must not meet its former self in a Denoiser.
         request_id = f"{spec.request_id}/{secrets.token_hex(4)}"
-        deadline = None if spec.deadline_s is None else now + spec.deadline_s
         return [
             Stroke(
                 index,
