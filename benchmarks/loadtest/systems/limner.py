@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import httpx
@@ -57,11 +57,7 @@ class Limner:
             raise
 
     def ask(self, asked: Asked) -> Message:
-        body = body_of(asked, self._inputs)
-        if asked.adapter is not None:
-            body["adapters"] = [{"id": self._adapters[asked.adapter]}]
-        headers = {"Accept": "image/png", "X-Limner-User": asked.member}
-        return Message(PATHS[asked.pipeline], body, headers)
+        return message_of(asked, self._inputs, self._adapters)
 
     def cpu_s(self) -> float:
         return self._process.cpu_s()
@@ -97,8 +93,16 @@ PATHS = {
 }
 
 
-def body_of(asked: Asked, inputs: Inputs) -> dict[str, object]:
-    """The request in Limner's words. A swap comes with nothing but the portrait."""
+def message_of(asked: Asked, inputs: Inputs, adapters: Mapping[str, str]) -> Message:
+    """The request in Limner's words, with the ids of ``adapters``."""
+    body = _body(asked, inputs)
+    if asked.adapter is not None:
+        body["adapters"] = [{"id": adapters[asked.adapter]}]
+    return Message(PATHS[asked.pipeline], body, {"Accept": "image/png", "X-Limner-User": asked.member})
+
+
+def _body(asked: Asked, inputs: Inputs) -> dict[str, object]:
+    """A swap comes with nothing but the portrait."""
     body: dict[str, object] = {
         "num_inference_steps": asked.steps,
         "guidance_scale": asked.guidance,
