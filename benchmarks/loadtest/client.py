@@ -17,8 +17,10 @@ import httpx
 from benchmarks.loadtest.workload import Asked
 
 OK, REFUSED, CANCELLED, FAILED = "ok", "refused", "cancelled", "failed"
+# Accepted, and given up when its deadline passed.
+EXPIRED = "expired"
 GIVE_UP_S = 120.0
-_REFUSALS = (429, 503)
+_STATUSES = {200: OK, 429: REFUSED, 503: REFUSED, 504: EXPIRED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ async def _sent(
         detail = repr(error)
     status = FAILED
     if answer is not None:
-        status = OK if answer.status_code == 200 else REFUSED if answer.status_code in _REFUSALS else FAILED
+        status = _STATUSES.get(answer.status_code, FAILED)
         detail = "" if status == OK else f"{answer.status_code} {answer.text[:200]}"
     predicted_s = None if answer is None else predicted(answer.headers)
     return Outcome(asked, status, sent - due, time.monotonic() - due, predicted_s, detail)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median, quantiles
 from typing import Any
 
-from benchmarks.loadtest.client import CANCELLED, FAILED, OK, REFUSED, Outcome
+from benchmarks.loadtest.client import CANCELLED, EXPIRED, FAILED, OK, REFUSED, Outcome
 
 # An answer is good within so many times what the request takes on an idle one-at-a-time service.
 LIMIT = 3.0
@@ -82,6 +82,7 @@ def summary(outcomes: Sequence[Outcome], alone_s: Mapping[str, float], duration_
         "work_goodput": _rounded(_good_work(outcomes, alone_s) / duration_s),
         "done": counts[OK],
         "refused": counts[REFUSED],
+        "expired": counts[EXPIRED],
         "failed": counts[FAILED],
         "cancelled": counts[CANCELLED],
         **_percentiles("latency_s", latencies),

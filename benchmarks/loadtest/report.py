@@ -19,6 +19,7 @@ _COLUMNS = (
     ("good_share", "share"),
     ("goodput_per_s", "goodput /s"),
     ("refused", "refused"),
+    ("expired", "expired"),
     ("failed", "failed"),
     ("latency_s_p50", "p50 s"),
     ("latency_s_p95", "p95 s"),

@@ -158,7 +158,8 @@ class Run:
         )
         say(
             f"{mix} {arrivals} load {load} {system}: {found['good']} of {found['offered']} in time, "
-            f"p95 {found['latency_s_p95']} s, {found['refused']} refused, {found['failed']} failed, "
+            f"p95 {found['latency_s_p95']} s, {found['refused']} refused, "
+            f"{found['expired']} expired, {found['failed']} failed, "
             f"probe {probe_ms} ms"
         )
 

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from benchmarks.loadtest.client import (
     CANCELLED,
+    EXPIRED,
     FAILED,
     OK,
     REFUSED,
@@ -76,10 +77,10 @@ async def test_slow_answers_do_not_hold_up_later_requests(server: Server) -> Non
 
 
 async def test_statuses_tell_refusals_from_failures(server: Server) -> None:
-    statuses = {0: 503, 1: 429, 2: 500, 3: 200}
+    statuses = {0: 503, 1: 429, 2: 500, 3: 200, 4: 504}
     asked = [replace(ASKED, number=number) for number in statuses]
     outcomes = await replay(server.url, asked, lambda each: message(0.0, statuses[each.number]))
-    assert [outcome.status for outcome in outcomes] == [REFUSED, REFUSED, FAILED, OK]
+    assert [outcome.status for outcome in outcomes] == [REFUSED, REFUSED, FAILED, OK, EXPIRED]
     assert "500" in outcomes[2].detail
 
 
