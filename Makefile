@@ -38,7 +38,7 @@ $(VENV)/.serve: $(VENV)/.venv pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.serve
-	$(PIP) install -c constraints.txt -e '.[dev,recipe]'
+	$(PIP) install -c constraints.txt -e '.[dev,recipe,bench]'
 	@touch $@
 
 clean:

@@ -100,12 +100,18 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the seconds of a request went, as its pipeline replica saw them."""
+    """Where the seconds of a request went, as its pipeline replica saw them.
+
+    ``engine_s`` is the part of ``denoise_s`` that was spent in the Denoiser's engine, waiting for its turn
+    included; ``file_s`` the part of ``decode_s`` after the last pixels were there.
+    """
 
     encode_s: float
     denoise_s: float
     decode_s: float
     total_s: float
+    engine_s: float = 0.0
+    file_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

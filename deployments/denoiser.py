@@ -193,6 +193,7 @@ class _Metrics:
     def __init__(self) -> None:
         self._steps = Counter("limner_denoise_steps", "UNet steps.")
         self._row_steps = Counter("limner_denoise_row_steps", "Rows of all UNet steps.")
+        self._busy = Counter("limner_denoise_busy_s", "Seconds spent in UNet steps.")
         self._rows = Histogram(
             "limner_denoise_rows", "Mean rows per step, each half second.", [1, 2, 4, 8, 16, 32, 64]
         )
@@ -221,7 +222,7 @@ class _Metrics:
             "num_bytes": Gauge("limner_adapter_cache_bytes", "Bytes of them."),
         }
         self._slots = Gauge("limner_adapter_slots_used", "Adapters on the device.")
-        self._seen = (0, 0)
+        self._seen = (0, 0, 0.0)
         self._adapters_seen = dict.fromkeys(self._adapter_counters, 0)
 
     def record(self, stats: EngineStats) -> None:
@@ -230,8 +231,10 @@ class _Metrics:
             if value is not None:
                 gauge.set(value)
         num_steps, num_row_steps = stats.num_steps - self._seen[0], stats.num_row_steps - self._seen[1]
-        self._seen = (stats.num_steps, stats.num_row_steps)
+        busy_s = stats.busy_s - self._seen[2]
+        self._seen = (stats.num_steps, stats.num_row_steps, stats.busy_s)
         if num_steps > 0:
+            self._busy.inc(busy_s)
             self._steps.inc(num_steps)
             self._row_steps.inc(num_row_steps)
             self._rows.observe(num_row_steps / num_steps)

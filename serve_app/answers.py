@@ -46,8 +46,10 @@ async def answer(
     telling = _Telling(resolved, response_model)
     if representation.media_type == EVENT_STREAM:
         return await _stream(request, telling, events)
-    completed = await unless_disconnected(request, _completed(events))
-    headers = telling.headers | {"Server-Timing": server_timing(completed.timings)}
+    began = float(request.scope.get("limner.began", time.monotonic()))
+    predicted_s, completed = await unless_disconnected(request, _completed(events, began))
+    router_s = time.monotonic() - began - completed.timings.total_s
+    headers = telling.headers | {"Server-Timing": server_timing(completed.timings, router_s, predicted_s)}
     if representation.media_type == JSON:
         return Response(telling.completed(completed).model_dump_json(), headers=headers, media_type=JSON)
     picture = completed.pictures[0]
@@ -89,18 +91,27 @@ def _chosen(body: DrawingRequest, accept: str | None) -> Representation:
     return Representation(chosen, files.get(chosen, wanted))
 
 
-def server_timing(timings: Timings) -> str:
-    """The ``Server-Timing`` header, in milliseconds."""
+def server_timing(timings: Timings, router_s: float, predicted_s: float) -> str:
+    """The ``Server-Timing`` header, in milliseconds.
+
+    ``router_s`` is what came on top of the pipeline's total, ``predicted_s`` the whole as it was foretold
+    when the request was accepted.
+    """
     stages = {name.removesuffix("_s"): seconds for name, seconds in asdict(timings).items()}
+    stages |= {"router": router_s, "predicted": predicted_s}
     return ", ".join(f"{name};dur={1000 * seconds:.1f}" for name, seconds in stages.items())
 
 
-async def _completed(events: Events) -> Completed:
-    """The last event of a request whose other events nobody wants."""
+async def _completed(events: Events, began: float) -> tuple[float, Completed]:
+    """The last event of a request whose other events nobody wants, and how long it was foretold to take
+    from ``began``, a ``time.monotonic``."""
+    predicted_s = 0.0
     async with aclosing(events):
         async for event in events:
+            if isinstance(event, Accepted):
+                predicted_s = time.monotonic() - began + event.predicted_finish_s
             if isinstance(event, Completed):
-                return event
+                return predicted_s, event
     raise _no_result()
 
 

@@ -1,9 +1,10 @@
-"""What every request gets: an id, safe headers, and a problem instead of a traceback. Knows no routes."""
+"""What every request gets: an id, its time, safe headers, and a problem for a traceback. Knows no routes."""
 
 from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -33,6 +34,7 @@ class RequestScopeMiddleware:
         offered = Headers(scope=scope).get("x-request-id", "")
         request_id = offered if _SANE_ID.fullmatch(offered) else uuid.uuid4().hex
         scope["limner.request_id"] = request_id
+        scope["limner.began"] = time.monotonic()
         started = False
 
         async def send_with_headers(message: Message) -> None:

@@ -71,6 +71,7 @@ class Engine:
         self._forgotten: set[str] = set()
         self._last = StepReport()
         self._num_steps = self._num_row_steps = 0
+        self._busy_s = 0.0
 
     def submit(
         self, request: DenoiseRequest, on_event: OnEvent, adapters: Mapping[str, LoraFactors] = _NONE
@@ -196,6 +197,7 @@ class Engine:
                 step_ms=self._last.duration_s * 1_000,
                 num_steps=self._num_steps,
                 num_row_steps=self._num_row_steps,
+                busy_s=self._busy_s,
                 num_done=num_ended[Done],
                 num_failed=num_ended[Failed],
                 num_cancelled=num_ended[Cancelled],
@@ -256,3 +258,4 @@ class Engine:
         self._last = report
         self._num_steps += 1
         self._num_row_steps += report.num_rows
+        self._busy_s += report.duration_s

@@ -23,9 +23,10 @@ class EngineStats:
     """The engine at a moment, and its sums since it started.
 
     ``work_s`` is what is predicted to be left to compute, ``expected_load`` the work that arrives, as a share
-    of what the device can do. ``prediction_error`` is the median of |predicted - real| / real over the
-    durations of recent requests, ``prediction_error_p90`` nine in ten; ``step_ms`` the last step's. Whenever
-    the rows change, an adapter that is in a slot already is a hit, one that is brought there a load.
+    of what the device can do, ``busy_s`` the time spent in steps, ``step_ms`` the last one's.
+    ``prediction_error`` is the median of |predicted - real| / real over the durations of recent requests,
+    ``prediction_error_p90`` nine in ten. Whenever the rows change, an adapter that is in a slot already is a
+    hit, one that is brought there a load.
     """
 
     num_queued: int
@@ -35,6 +36,7 @@ class EngineStats:
     step_ms: float
     num_steps: int
     num_row_steps: int
+    busy_s: float
     num_done: int
     num_failed: int
     num_cancelled: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -32,6 +33,7 @@ async def picture_of(
     extra: Mapping[str, object] | None = None,
 ) -> Picture:
     """``pixels`` ``[height, width, 3]`` as a picture file; ``extra`` parameters follow the common ones."""
+    stroke.painted_at = time.monotonic()
     height, width = pixels.shape[:2]
     parameters = {
         **_parameters(spec, stroke.seed, width, height, model_id),

@@ -65,5 +65,7 @@ class Runs:
                 denoise_s=sum(run.denoise_s for run in self._timings),
                 decode_s=sum(run.decode_s for run in self._timings),
                 total_s=time.monotonic() - self.began,
+                engine_s=sum(run.engine_s for run in self._timings),
+                file_s=sum(run.file_s for run in self._timings),
             ),
         )

@@ -247,4 +247,5 @@ def test_stats_add_up() -> None:
     stats = own.stats()
     assert (stats.num_done, stats.num_failed, stats.num_cancelled, stats.num_handed_back) == (2, 1, 1, 0)
     assert (stats.num_steps, stats.num_row_steps) == (4, 5 + 3 + 3 + 3)
+    assert stats.busy_s > 0
     assert (stats.num_running, stats.num_queued, stats.work_s, stats.num_rows) == (0, 0, 0, 0)

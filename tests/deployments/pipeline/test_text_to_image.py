@@ -108,6 +108,26 @@ async def test_events_come_in_order(build: Build, replicas: Replicas) -> None:
     timings = events[-1].timings
     parts = timings.encode_s + timings.denoise_s + timings.decode_s
     assert parts == pytest.approx(timings.total_s)
+    assert 0 < timings.engine_s <= timings.denoise_s
+    assert 0 < timings.file_s <= timings.decode_s
+
+
+async def test_a_deadline_leaves_time_to_encode_and_decode(
+    build: Build, replicas: Replicas, tiny_parts: PipelineParts
+) -> None:
+    told: list[float | None] = []
+
+    async def denoise(request: DenoiseRequest) -> AsyncGenerator[DenoiseEvent, None]:
+        told.append(request.deadline_s)
+        async with aclosing(replicas.denoise(request)) as events:
+            async for event in events:
+                yield event
+
+    decode_s = tiny_parts.decoder.estimate_s(SPEC.width, SPEC.height)
+    await completed(build(denoise), replace(SPEC, deadline_s=60.0))
+    (left_s,) = told
+    assert left_s is not None
+    assert 30.0 < left_s < 60.0 - decode_s
 
 
 async def test_a_picture_carries_its_parameters(build: Build, replicas: Replicas, tiny_model_id: str) -> None:

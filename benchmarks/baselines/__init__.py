@@ -1,0 +1,1 @@
+"""What Limner is compared with: diffusers pipelines behind Ray Serve and LitServe."""

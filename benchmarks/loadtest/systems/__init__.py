@@ -1,0 +1,1 @@
+"""The services that the load test compares, each started and asked in its own way."""
