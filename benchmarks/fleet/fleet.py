@@ -66,7 +66,7 @@ class Fleet:
         self._routable: list[Replica] = []
         self._node_of: dict[int, Node] = {}
         self._waiting: deque[Request] = deque()
-        self._at_large = 0
+        self.num_at_large = 0
         for _ in range(num_nodes):
             self._begin(start_s=0.0)
         if autoscaler is not None:
@@ -78,7 +78,7 @@ class Fleet:
             self._advance(request.at)
             if request.at >= self._count_from:
                 self.tally.num_arrived += 1
-            self._at_large += 1
+            self.num_at_large += 1
             self._offer(request)
         self._advance(until)
         self.now = until if until < math.inf else self.now
@@ -90,7 +90,7 @@ class Fleet:
     def _advance(self, until: float) -> None:
         events = self._events
         while events and events[0][0] <= until:
-            if until == math.inf and not self._at_large:
+            if until == math.inf and not self.num_at_large:
                 return
             self.now, _, act, subject = heapq.heappop(events)
             act(subject)
@@ -114,12 +114,12 @@ class Fleet:
         elif request.num_losses:
             self._at(self.now + _AGAIN_S, self._offer, request)
         else:
-            self._at_large -= 1
+            self.num_at_large -= 1
             if request.at >= self._count_from:
                 self.tally.refused(self.now)
 
     def _expect(self, node: Node) -> None:
-        """See to it that ``node`` is woken in time. Earlier wake-ups that are not wanted any more find it so."""
+        """See to it that ``node`` is woken in time. Those that came to nothing find it so."""
         if node.replica.wake_at < node.due_at:
             node.due_at = node.replica.wake_at
             self._at(node.due_at, self._wake, node)
@@ -130,7 +130,7 @@ class Fleet:
         node.due_at = IDLE
         if node.replica.wake_at <= self.now:
             for request in node.replica.wake(self.now):
-                self._at_large -= 1
+                self.num_at_large -= 1
                 if request.at >= self._count_from:
                     self.tally.done((self.now - request.at) / request.alone_s, self.now)
             if not node.replica.num_ongoing and not self._is_routable(node):
@@ -239,7 +239,7 @@ class Fleet:
             Demand(sum(each.work_s for each in demands), sum(each.load for each in demands)),
         )
         decided = self._autoscaler.decide(report, len(wanted), self.now)
-        for _ in range(decided - len(wanted)):
+        for _number in range(decided - len(wanted)):
             self._begin(self._nodes.start_s if self._nodes else 0.0)
         # Those that are still starting first, then the newest.
         surplus = sorted(wanted, key=lambda node: (node.ready, -node.began_at))

@@ -5,6 +5,7 @@ Knows what replicas report, averaged over a while as Ray Serve does; no requests
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,8 +81,25 @@ class Delays:
         return current
 
 
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """Which part of a wanted change is made at a time: ``upscaling_factor`` and ``downscaling_factor``."""
+
+    up: float = 1.0
+    down: float = 1.0
+
+    def apply(self, wanted: float, current: int) -> float:
+        """As ``_apply_scaling_factors`` of Ray Serve 2.60."""
+        change = wanted - current
+        damped = math.ceil(current + (self.up if change > 0 else self.down) * change - 1e-9)
+        return damped - 1 if math.ceil(wanted - 1e-9) < current == damped else damped
+
+
+NO_GAINS = Gains()
+
+
 class Autoscaler:
-    """A rule with its delays, its bounds, and the floors of a schedule."""
+    """A rule with its gains, its delays, its bounds, and the floors of a schedule."""
 
     def __init__(
         self,
@@ -90,10 +108,11 @@ class Autoscaler:
         *,
         most: int,
         least: int = 1,
+        gains: Gains = NO_GAINS,
         floors: Sequence[Floor] = (),
         lead_s: float = 0.0,
     ) -> None:
-        self._rule, self._delays = rule, delays
+        self._rule, self._gains, self._delays = rule, gains, delays
         self._least, self._most = least, most
         self._floors, self._lead_s = floors, lead_s
         self._reports: deque[Report] = deque(maxlen=_NUM_AVERAGED)
@@ -102,7 +121,7 @@ class Autoscaler:
         """How many replicas there should be, running and starting ones together."""
         self._reports.append(report)
         least = max(self._least, floor_at(self._floors, now, self._lead_s))
-        wanted = bounded(self._rule(self._reports), self._least, self._most)
+        wanted = bounded(self._gains.apply(self._rule(self._reports), current), self._least, self._most)
         decided = self._delays.decide(wanted, current, now)
         # A floor is a schedule, not a wish: it does not wait.
         return bounded(decided, least, self._most)
@@ -125,5 +144,3 @@ def floors_of(expected: Callable[[float], float], full_s: float, utilisation: fl
         )
         for number in range(int(DAY_S / quarter_s))
     ]
-
-
