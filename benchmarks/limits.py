@@ -1,6 +1,6 @@
 """What breaks first: costs of requests and replicas beside GPUs, measured here, and the sizes they limit.
 
-``--measure`` starts a Ray cluster of stand-ins, takes ten minutes and writes ``fleet/costs.json``.
+``--measure`` starts a Ray cluster of stand-ins, takes some minutes, and writes ``fleet/costs.json``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COSTS = Path(__file__).with_name("fleet") / "costs.json"
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.limits", description=__doc__)
     parser.add_argument("--measure", action="store_true", help="measure anew instead of reading the file")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[4, 16, 32], help="numbers of replicas")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4, 10, 16], help="numbers of replicas")
     parser.add_argument("--pictures-per-gpu", type=float, default=5.5, help="a second; an H100's with room")
     chosen = parser.parse_args(arguments)
     if len(chosen.sizes) < 2 or min(chosen.sizes) < 1 or chosen.pictures_per_gpu <= 0:

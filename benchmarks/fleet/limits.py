@@ -15,6 +15,8 @@ FULL = 0.7
 # Replicas beside each Denoiser that hold a handle to it: one of each pipeline.
 _HANDLES_PER_GPU = 3
 _STEPS = 18
+# What an H100-like GPU needs for a picture: nobody should wait as long to be sent to one.
+_PATIENCE_S = 0.1
 _SIZES = (1, 10, 100, 1_000, 2_000, 5_000)
 
 
@@ -57,12 +59,6 @@ def parts(costs: dict[str, Any], pictures_per_gpu_s: float) -> list[Part]:
     probe_ms = line(*_columns(costs["controller"], "denoisers", "cold_request_cpu_ms"))[1]
     store_s = costs["store"]["job_wall_ms"] / 1_000
     choose_s = costs["choosing"]["choose_us"]["1000"] / 1e6 / 1_000
-    # Of a pipeline's replica: its requests with adapters, and each second a question to every Denoiser.
-    adapted = 0.2 * pictures_per_gpu_s / _HANDLES_PER_GPU
-
-    def asking(gpus: int) -> float:
-        per_denoiser: float = min(adapted, 1.0) * max(probe_ms, 0.0) / 1_000 + adapted * choose_s
-        return gpus * per_denoiser
 
     return [
         Part(
@@ -78,7 +74,12 @@ def parts(costs: dict[str, Any], pictures_per_gpu_s: float) -> list[Part]:
             lambda gpus: gpus * pictures_per_gpu_s * haproxy_s,
             "one on every node, a load balancer before them",
         ),
-        Part("a pipeline replica choosing Denoisers for adapters", asking, "cells"),
+        Part(
+            f"choosing a Denoiser for an adapter, of {_PATIENCE_S:g} s",
+            # A pipeline replica forgets queues after a second, and then asks every Denoiser for its own.
+            lambda gpus: gpus * (max(probe_ms, 0.0) / 1_000 + choose_s) / _PATIENCE_S,
+            "ask a few homes of the adapter only",
+        ),
         Part(
             "Serve controller, one per cluster",
             # Measured with as many handles as Denoisers; pipelines are replicas, too.

@@ -19,7 +19,7 @@ import psutil
 _NUM_STEPS = (1, 20)
 _PICTURE_BYTES = 400_000  # a PNG of 512 × 512
 _HELD = 30  # adapters in a Denoiser's memory
-_WATCH_S = 30.0
+_WATCH_S = 20.0
 
 
 @contextmanager
@@ -199,7 +199,7 @@ def controller_costs(sizes: Sequence[int]) -> list[dict[str, float]]:
                 "asker_idle_cores": round(spent["Asker"] / _WATCH_S / size, 4),
                 "denoiser_idle_cores": round(spent["StandInDenoiser"] / _WATCH_S / size, 4),
                 # What is known of queues is forgotten after a second, so each of these asks all Denoisers.
-                "cold_request_cpu_ms": round(asyncio.run(_ask(handle, 2, 20, 1.1, "a1")) * 1_000, 2),
+                "cold_request_cpu_ms": round(asyncio.run(_ask(handle, 1, 15, 1.1, "a1")) * 1_000, 2),
                 "plain_request_cpu_ms": round(asyncio.run(_ask(handle, 1, 150, 0.0, "")) * 1_000, 2),
             }
         )
