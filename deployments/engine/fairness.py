@@ -5,6 +5,7 @@ Start-time fair queueing is Goyal et al. 1996, deficit round robin Shreedhar and
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Self
@@ -13,6 +14,7 @@ from deployments.engine.work import BatchKey, Work
 
 # One round over all keys that have work. Long enough that a key is not left after every step.
 ROUND_MS = 1_000.0
+# Of the members who are away, so many are remembered at least.
 _NUM_MEMBERS_KEPT = 1_000
 
 
@@ -25,11 +27,23 @@ class MemberShares:
 
     def welcome(self, user_id: str, present: Collection[str]) -> None:
         """A member comes who has no work here. It gains nothing by having been away."""
-        if len(self.served_ms) > _NUM_MEMBERS_KEPT:
-            for user, served in list(self.served_ms.items()):
-                if user not in present and served <= self.virtual_ms:
-                    del self.served_ms[user]
+        if len(self.served_ms) > 2 * _NUM_MEMBERS_KEPT + len(present):
+            self._forget(present)
         self.served_ms[user_id] = max(self.served_ms.get(user_id, 0.0), self.virtual_ms)
+
+    def _forget(self, present: Collection[str]) -> None:
+        """Keep those who are present, and of the others the ones that are ahead the furthest.
+
+        Where every member comes once, all stay ahead of the virtual time for ever. So many are forgotten at
+        once that the search for them costs each newcomer next to nothing.
+        """
+        absent = ((ahead, user) for user, ahead in self.served_ms.items() if user not in present)
+        furthest = heapq.nlargest(_NUM_MEMBERS_KEPT, (each for each in absent if each[0] > self.virtual_ms))
+        kept = {user: self.served_ms[user] for user in present if user in self.served_ms}
+        kept.update((user, ahead) for ahead, user in furthest)
+        # In place: lanes look members up in this very mapping.
+        self.served_ms.clear()
+        self.served_ms.update(kept)
 
     def start(self, work: Work) -> None:
         """Charge the member of ``work``, which leaves the queue, for all of it."""

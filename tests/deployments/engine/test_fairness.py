@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from benchmarks.virtual import GPU, KEY, TWO_CORES, Arrival, VirtualEngine, cost_of
 from core.types import Priority
-from deployments.engine.fairness import ROUND_MS, KeyRounds
+from deployments.engine.fairness import ROUND_MS, KeyRounds, MemberShares
 from deployments.engine.scheduler import Scheduler
 from deployments.engine.work import BatchKey, Work
 
@@ -173,3 +173,16 @@ def test_nobody_starves_under_more_load_than_can_be_served(
             engine.submit(Arrival(victim))
         engine.serve(now + 0.1)
         assert now < 240.0
+
+
+def test_members_who_come_once_are_forgotten_but_for_the_furthest_ahead() -> None:
+    members = MemberShares()
+    for index in range(10_000):
+        asked = work(f"r{index}", member=f"m{index}")
+        members.welcome(asked.user_id, {asked.user_id})
+        members.start(asked)
+        members.observe([asked])
+        if index == 5_000:
+            members.served_ms["greedy"] = members.virtual_ms + 10_000.0
+    assert len(members.served_ms) <= 2_100
+    assert members.served_ms["greedy"] == members.virtual_ms + 10_000.0
