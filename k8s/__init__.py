@@ -1,1 +1,1 @@
-"""What runs Limner on Kubernetes. The manifests are YAML; the Python here writes the part of them that is generated."""
+"""Limner on Kubernetes: manifests in YAML, and the Python that writes the generated part of them."""

@@ -1,7 +1,7 @@
-"""Writes the RayService patches that carry Serve's configuration: ``python -m k8s.render``, or ``make manifests``.
+"""Writes the RayService patches with Serve's configuration: ``python -m k8s.render``, ``make manifests``.
 
-The single source is ``serve_config.yaml``. A folder's ``serve.yaml`` says what is different there: ``args`` are merged
-into the application's arguments, ``deployments`` become Serve's overrides of single deployments.
+The single source is ``serve_config.yaml``. A folder's ``serve.yaml`` says what is different there: ``args`` are
+merged into the application's arguments, ``deployments`` become Serve's overrides of single deployments.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def patch(folder: str) -> str:
 
 
 def serve_config(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Serve's configuration with ``overrides``. Raises ValidationError for arguments that the application refuses."""
+    """Serve's configuration with ``overrides``. Raises ValidationError for arguments that are refused."""
     config: dict[str, Any] = yaml.safe_load(SOURCE.read_text("utf-8"))
     # In a pod loopback would be nobody's; who may come in is for the network policies to say.
     config["http_options"]["host"] = "0.0.0.0"
@@ -79,10 +79,10 @@ def actor_options(settings: AppSettings) -> dict[str, dict[str, Any]]:
 
     from serve_app.app import build
 
-    # What a replica asks Ray for does not depend on the model, and only the embedded one is sure to be installed.
+    # What a replica asks for does not depend on the model, and only the embedded one is sure to be there.
     embedded = settings.model_copy(update={"model": EMBEDDED_FAMILY})
     built = build_app(build(embedded), name="limner")
-    return {deployment.name: dict(deployment.ray_actor_options) for deployment in built.deployments}
+    return {deployment.name: dict(deployment.ray_actor_options or {}) for deployment in built.deployments}
 
 
 def _change(options: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
