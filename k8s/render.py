@@ -1,6 +1,6 @@
 """Writes the RayService patches with Serve's configuration: ``python -m k8s.render``, ``make manifests``.
 
-The single source is ``serve_config.yaml``. A folder's ``serve.yaml`` says what is different there: ``args`` are
+The single source is ``serve_config.yaml``. A folder's ``serve.yaml`` says what differs there: ``args`` are
 merged into the application's arguments, ``deployments`` become Serve's overrides of single deployments.
 """
 

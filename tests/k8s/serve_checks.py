@@ -125,7 +125,7 @@ def drain(documents: list[Document]) -> Iterator[str]:
             yield f"group {pod.name}: Kubernetes kills what Ray still drains"
         for each in deployments(documents):
             if takes(group, each.labels, each.num_cpus, each.num_gpus) and each.shutdown_s >= drain_s:
-                yield f"group {pod.name}: {each.name} needs {each.shutdown_s:.0f} s, Ray drains {drain_s:.0f} s"
+                yield f"group {pod.name}: {each.name} needs {each.shutdown_s:.0f} s of {drain_s:.0f}"
 
 
 def model(documents: list[Document]) -> Iterator[str]:
