@@ -6,7 +6,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check -q
 
-.PHONY: serve test lint format bench e2e clean
+.PHONY: serve test lint format bench e2e manifests clean
 
 serve: $(VENV)/.serve
 	@exec $(PY) -m serve_app.cli serve
@@ -28,6 +28,9 @@ bench: $(VENV)/.serve
 
 e2e: $(VENV)/.dev
 	$(PY) -m pytest tests/e2e -m e2e
+
+manifests: $(VENV)/.serve
+	$(PY) -m k8s.render
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)

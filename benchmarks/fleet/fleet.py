@@ -19,7 +19,7 @@ from benchmarks.fleet.routing import Route, fewest_requests
 from benchmarks.fleet.scaling import PERIOD_S, Autoscaler, Report
 from benchmarks.fleet.tally import Tally
 from benchmarks.fleet.traffic import HOUR_S, Request
-from deployments.autoscaling import Demand
+from deployments.serving.demand import Demand
 
 # A request that was accepted once and finds a full queue elsewhere asks again after this long.
 _AGAIN_S = 1.0

@@ -12,7 +12,7 @@ from typing import Protocol
 from benchmarks.fleet.assumptions import Gpu
 from benchmarks.fleet.traffic import Request
 from core.errors import QueueFull
-from deployments.autoscaling import Demand
+from deployments.serving.demand import Demand
 from deployments.engine.scheduler import Run
 from deployments.engine.timetable import Timetable
 from deployments.engine.work import Work

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from benchmarks.fleet.traffic import DAY_S, HOUR_S
-from deployments.autoscaling import Demand, Floor, Goal, bounded, floor_at, replicas_for
+from deployments.serving.demand import Demand, Floor, Goal, bounded, floor_at, replicas_for
 
 # Ray Serve's defaults: how often replicas push what they count, and over what time it is averaged.
 PERIOD_S = 10.0

@@ -11,7 +11,7 @@ from benchmarks.fleet.replicas import BatchReplica, Replica, SingleReplica
 from benchmarks.fleet.routing import Route, fewest_requests
 from benchmarks.fleet.scaling import NO_GAINS, Autoscaler, CountRule, Delays, Gains, Rule, WorkRule, floors_of
 from benchmarks.fleet.traffic import Day, mean_full_s
-from deployments.autoscaling import Floor, Goal, bounded
+from deployments.serving.demand import Floor, Goal, bounded
 
 # Floors are for what is known from other days; they leave less room than the rule does.
 FLOOR_UTILISATION = 0.9

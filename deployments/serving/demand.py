@@ -62,10 +62,8 @@ def floor_at(floors: Sequence[Floor], time_of_day_s: float, lead_s: float) -> in
         return 0
     ordered = sorted(floors, key=lambda floor: floor.at_s)
     now = time_of_day_s % DAY_S
-    # The one in force is the last that began; before the first of the day it is the last of the day before.
-    current = max(
-        (each for each in ordered if each.at_s <= now), key=lambda each: each.at_s, default=ordered[-1]
-    )
+    # Before the first of the day the last of the day before is in force.
+    current = [ordered[-1], *(each for each in ordered if each.at_s <= now)][-1]
     coming = (each for each in ordered if (each.at_s - now) % DAY_S <= lead_s)
     return max([current.num_replicas, *(each.num_replicas for each in coming)])
 

@@ -14,7 +14,7 @@ from benchmarks.fleet.replicas import BatchReplica, SingleReplica
 from benchmarks.fleet.scaling import Autoscaler, CountRule, Delays, WorkRule
 from benchmarks.fleet.tally import Tally
 from benchmarks.fleet.traffic import Mix, mean_full_s
-from deployments.autoscaling import Floor, Goal
+from deployments.serving.demand import Floor, Goal
 
 GPU = gpu("h100")
 FULL_S = mean_full_s(GPU)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from benchmarks.fleet.scaling import Autoscaler, CountRule, Delays, Gains, Report, WorkRule, floors_of
-from deployments.autoscaling import Demand, Floor, Goal
+from deployments.serving.demand import Demand, Floor, Goal
 
 
 def report(num_ongoing: int = 0, work_s: float = 0.0, load: float = 0.0) -> Report:

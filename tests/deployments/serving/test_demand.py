@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.autoscaling import DAY_S, Demand, Floor, Goal, bounded, floor_at, replicas_for
+from deployments.serving.demand import DAY_S, Demand, Floor, Goal, bounded, floor_at, replicas_for
 
 amounts = st.floats(0, 1e4)
 

@@ -1,0 +1,46 @@
+"""From the queue to nodes and back, with Ray's own autoscaler and the worker groups of our manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from serve_app.cli import scratch_folder
+from tests.readme import ROOT
+
+pytestmark = pytest.mark.slow
+
+LIMIT_S = 900
+NAMESPACES = ("unshare", "--net", "--pid", "--fork", "--mount", "--mount-proc", "--kill-child")
+
+
+def can_unshare() -> bool:
+    return subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not can_unshare(), reason="needs the right to make namespaces")
+def test_a_burst_and_a_training_bring_nodes_that_go_again() -> None:
+    with scratch_folder() as folder:
+        scene = f"ip link set lo up && exec {sys.executable} -m tests.k8s.scaling_scene gpu {folder}"
+        done = subprocess.run(
+            [*NAMESPACES, "sh", "-c", scene],
+            cwd=ROOT,
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["minimum"] == {"router": 2, "serving": 2, "training": 0}
+    # Four Denoisers of 0.6 GPU need four GPUs, and no other node comes for them.
+    assert seen["grown"] == {"router": 2, "serving": 4}
+    assert seen["num_answers"] == 8
+    assert seen["roles_of_replicas"] == ["serving"]
+    assert seen["trained_on"]["role"] == "training"
+    assert seen["at_training"] == {"router": 2, "serving": 2, "training": 1}
