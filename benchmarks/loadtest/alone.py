@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import replace
 from statistics import median
 
-from benchmarks.loadtest.client import OK, Outcome, one_by_one
+from benchmarks.loadtest.client import OK, Outcome, one_by_one, replay
 from benchmarks.loadtest.systems.service import Service
 from benchmarks.loadtest.workload import in_turn, of_every_kind
 
 # The first requests of a service find cold caches.
 _WARM_UP = 6
+# No more than the baselines let in.
+_TOGETHER = 2
 
 
 async def standalone(service: Service, mix: str, known: Collection[str], repeats: int) -> dict[str, float]:
@@ -30,9 +33,12 @@ async def serial_capacity(service: Service, mix: str, num: int, seed: int) -> fl
 
 
 async def warm_up(service: Service, mix: str) -> None:
-    """Requests of the mix from the shortest on, so that every network has run."""
+    """Requests of the mix from the shortest on, alone and together, so that every network has run."""
     every = sorted(of_every_kind(mix, 1), key=lambda asked: (asked.steps, asked.guidance))
     _all_ok(await one_by_one(service.url, [*every[:_WARM_UP], *every[-_WARM_UP:]], service.ask))
+    for asked in every[:_WARM_UP]:
+        together = [replace(asked, seed=seed) for seed in range(_TOGETHER)]
+        _all_ok(await replay(service.url, together, service.ask))
 
 
 def _all_ok(outcomes: list[Outcome]) -> list[Outcome]:

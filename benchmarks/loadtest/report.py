@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.loadtest.book import Point
+from benchmarks.loadtest.book import KEY, Point
 
 OURS = ("limner", "limner-patient")
 GOAL = 1.2
@@ -28,6 +28,7 @@ _COLUMNS = (
     ("cpu_s_per_picture", "CPU s/picture"),
     ("fairness", "Jain"),
     ("prediction_error", "prediction error"),
+    ("training_steps", "trained steps"),
     ("probe_ms", "probe ms"),
 )
 
@@ -94,7 +95,11 @@ def _ratio(ours: float, theirs: float) -> float | None:
 def verdict(points: Sequence[Point]) -> dict[str, Any]:
     """The goals, and whether they are met by each way to ask Limner."""
     compared = comparison(points)
-    told: dict[str, Any] = {"comparison": compared}
+    told: dict[str, Any] = {
+        "comparison": compared,
+        # Points in which the client itself was late; what they say of the service is doubtful.
+        "late_client": [{name: point[name] for name in KEY} for point in points if point.get("late")],
+    }
     for own in OURS:
         ratios = [each for each in compared if each["system"] == own]
         errors = [p["prediction_error"] for p in points if p["system"] == own and p.get("prediction_error")]

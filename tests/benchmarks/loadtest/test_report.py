@@ -59,4 +59,4 @@ def test_a_table_has_a_line_for_each_point() -> None:
     assert lines[0] == "### Mix B, poisson arrivals"
     assert sum("limner" in line for line in lines) == 3
     assert "66 of 100" in next(line for line in lines if line.startswith("| 0.70 | limner"))
-    assert all(line.count("|") == 17 for line in lines if line.startswith("|"))
+    assert all(line.count("|") == 18 for line in lines if line.startswith("|"))
