@@ -133,4 +133,28 @@ def ray(documents: list[Document]) -> Iterator[str]:
         yield f"more than one image: {sorted(images)}"
 
 
-CHECKS = (security, writable, resources, placement, disruption, ray)
+def quota(documents: list[Document]) -> Iterator[str]:
+    """Kueue admits no pod that asks for what has no quota; the quota is for as many as the group may have."""
+    queues = {each["metadata"]["name"]: each["spec"] for each in documents if each["kind"] == "ClusterQueue"}
+    for group in ray_cluster(documents)["workerGroupSpecs"]:
+        name = group["template"]["metadata"]["labels"].get("kueue.x-k8s.io/queue-name")
+        if name is None:
+            continue
+        granted = {
+            each["name"]: _number(each["nominalQuota"])
+            for part in queues[name]["resourceGroups"]
+            for flavor in part["flavors"]
+            for each in flavor["resources"]
+        }
+        requests = group["template"]["spec"]["containers"][0]["resources"]["requests"]
+        for resource, quantity in requests.items():
+            if _number(quantity) * group["maxReplicas"] > granted.get(resource, 0):
+                yield f"{name} has no quota for {group['maxReplicas']} pods' {resource}"
+
+
+def _number(quantity: str | int) -> int:
+    text = str(quantity)
+    return int(text.removesuffix("Gi")) << 30 if text.endswith("Gi") else int(text)
+
+
+CHECKS = (security, writable, resources, placement, disruption, ray, quota)

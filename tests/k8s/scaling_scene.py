@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,44 +25,36 @@ from tests.k8s.manifests import K8S, ray_cluster, rendered, serve_config, settin
 
 IDLE_S = 5
 LIMIT_S = 240
-NUM_REQUESTS = 8
-NUM_REPLICAS = 4
+NUM_REQUESTS = 10
 MODULE = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
 
-def main(overlay: str, folder: str) -> None:
-    """Prints one line of JSON, last, if nodes came and went as they should."""
+def main(overlay: str, folder: str, grown: str) -> None:
+    """Prints one line of JSON, last, if nodes came as ``grown`` says, and went again."""
     documents = rendered(K8S / "overlays" / overlay)
     start(documents, Path(folder))
     ray.init(address="auto", log_to_driver=False)
-    minimum = {
-        each["labels"]["role"]: each["minReplicas"] for each in ray_cluster(documents)["workerGroupSpecs"]
-    }
-    nodes_become(minimum)
+    groups = ray_cluster(documents)["workerGroupSpecs"]
+    minimum = {each["groupName"]: each["minReplicas"] for each in groups}
+    nodes_become(minimum, groups)
     serve.start(proxy_location="Disabled")
     config = serve_config(documents)["applications"][0]
     (denoiser,) = (each for each in config["deployments"] if each["name"] == "Denoiser")
-    handle = serve.run(stand_in(denoiser["ray_actor_options"]), name="limner", route_prefix=None)
+    at_most = {**minimum, **json.loads(grown)}
+    num_replicas = sum(number for name, number in at_most.items() if name.startswith("gpu"))
+    application = stand_in(denoiser["ray_actor_options"], num_replicas)
+    handle = serve.run(application, name="limner", route_prefix=None)
     with ThreadPoolExecutor() as pool:
         answers = pool.submit(asyncio.run, burst(handle))
-        nodes_become({**minimum, "serving": NUM_REPLICAS})
+        nodes_become(at_most, groups)
         roles = answers.result()
-    nodes_become(minimum)
+    nodes_become(minimum, groups)
     own = settings(documents).training
     training = ray.remote(num_cpus=0.1, num_gpus=own.num_gpus, label_selector=own.label_selector)(where)
     trained_on = ray.get(training.remote(), timeout=LIMIT_S)
-    at_training = nodes()
-    nodes_become(minimum)
-    print(
-        json.dumps(
-            {
-                "minimum": minimum,
-                "roles_of_replicas": roles,
-                "trained_on": trained_on,
-                "at_training": at_training,
-            }
-        )
-    )
+    at_training = nodes(groups)
+    nodes_become(minimum, groups)
+    print(json.dumps({"roles": roles, "trained_on": trained_on["role"], "at_training": at_training}))
 
 
 def start(documents: list[dict[str, Any]], folder: Path) -> None:
@@ -112,14 +103,14 @@ class Denoiser:
         return where()["role"]
 
 
-def stand_in(options: dict[str, Any]) -> serve.Application:
+def stand_in(options: dict[str, Any], num_replicas: int) -> serve.Application:
     """A Denoiser's deployment with the labels and shares that the manifest asks for, scaled by its queue."""
     deployment = serve.deployment(
         ray_actor_options=options,
         max_ongoing_requests=1,
         autoscaling_config={
             "min_replicas": 1,
-            "max_replicas": NUM_REPLICAS,
+            "max_replicas": num_replicas,
             "target_ongoing_requests": 1,
             "upscale_delay_s": 0,
             "downscale_delay_s": 3,
@@ -136,16 +127,16 @@ def where() -> dict[str, str]:
     return dict(labels)
 
 
-def nodes() -> dict[str, int]:
-    """How many worker nodes of each role are there now."""
-    roles = (each["Labels"].get("role") for each in ray.nodes() if each["Alive"])
-    return dict(Counter(role for role in roles if role))
+def nodes(groups: list[dict[str, Any]]) -> dict[str, int]:
+    """How many worker nodes of each group are there now."""
+    there = [each["Labels"].items() for each in ray.nodes() if each["Alive"]]
+    return {each["groupName"]: sum(each["labels"].items() <= labels for labels in there) for each in groups}
 
 
-def nodes_become(expected: dict[str, int]) -> None:
+def nodes_become(expected: dict[str, int], groups: list[dict[str, Any]]) -> None:
     limit = time.monotonic() + LIMIT_S
-    while nodes() != {role: number for role, number in expected.items() if number}:
-        assert time.monotonic() < limit, f"{nodes()} is not {expected}"
+    while (there := nodes(groups)) != expected:
+        assert time.monotonic() < limit, f"{there} is not {expected}"
         time.sleep(0.5)
 
 
