@@ -12,10 +12,10 @@ from typing import Protocol
 from benchmarks.fleet.assumptions import Gpu
 from benchmarks.fleet.traffic import Request
 from core.errors import QueueFull
-from deployments.serving.demand import Demand
 from deployments.engine.scheduler import Run
 from deployments.engine.timetable import Timetable
 from deployments.engine.work import Work
+from deployments.serving.demand import Demand
 
 IDLE = math.inf
 
