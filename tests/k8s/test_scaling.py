@@ -24,18 +24,11 @@ def can_unshare() -> bool:
 
 
 @pytest.mark.skipif(not can_unshare(), reason="needs the right to make namespaces")
-@pytest.mark.parametrize(
-    ("overlay", "grown"),
-    [
-        # As many as Denoisers of 0.6 GPU need, and nothing else comes for them.
-        ("gpu", {"gpu": 4}),
-        # Beyond what is always there they go to the cheaper nodes.
-        ("gpu-large", {"gpu": 4, "gpu-spot": 2}),
-    ],
-)
-def test_a_burst_and_a_training_bring_nodes_that_go_again(overlay: str, grown: dict[str, int]) -> None:
+def test_a_burst_and_a_training_bring_nodes_that_go_again() -> None:
+    # As many as Denoisers of 0.6 GPU need, and nothing else comes for them.
+    grown = {"gpu": 4}
     with scratch_folder() as folder:
-        arguments = f"{overlay} {folder} {shlex.quote(json.dumps(grown))}"
+        arguments = f"gpu {folder} {shlex.quote(json.dumps(grown))}"
         scene = f"ip link set lo up && exec {sys.executable} -m tests.k8s.scaling_scene {arguments}"
         done = subprocess.run(
             [*NAMESPACES, "sh", "-c", scene],
