@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from ray.serve._private.build_app import build_app
+from ray.serve._private.config import DeploymentConfig
 
 from core.settings import EMBEDDED_FAMILY, AppSettings
 from serve_app.app import build
@@ -20,11 +21,17 @@ class Deployment:
     """A deployment of the application with the overrides of the manifest."""
 
     name: str
-    num_replicas: int
+    max_replicas: int
     labels: Mapping[str, str]
     num_cpus: float
     num_gpus: float
     shutdown_s: float
+
+
+def max_replicas(config: DeploymentConfig) -> int:
+    """How many replicas there may be, with or without autoscaling."""
+    scaling = config.autoscaling_config
+    return scaling.max_replicas if scaling else config.num_replicas or 1
 
 
 @cache
@@ -34,7 +41,7 @@ def _built(own: str) -> tuple[tuple[str, dict[str, Any], int, float], ...]:
         (
             each.name,
             dict(each.ray_actor_options or {}),
-            each._deployment_config.num_replicas or 1,
+            max_replicas(each._deployment_config),
             each._deployment_config.graceful_shutdown_timeout_s,
         )
         for each in application.deployments
@@ -47,13 +54,13 @@ def deployments(documents: list[Document]) -> list[Deployment]:
     application = serve_config(documents)["applications"][0]
     overrides = {each["name"]: each for each in application.get("deployments", [])}
     found = []
-    for name, options, num_replicas, shutdown_s in _built(embedded.model_dump_json()):
+    for name, options, most, shutdown_s in _built(embedded.model_dump_json()):
         own = overrides.pop(name, {})
         options = own.get("ray_actor_options", options)
         found.append(
             Deployment(
                 name,
-                own.get("num_replicas", num_replicas),
+                own.get("num_replicas", most),
                 options.get("label_selector") or {},
                 options.get("num_cpus", 1),
                 options.get("num_gpus", 0),
@@ -83,7 +90,7 @@ def fitting(documents: list[Document]) -> Iterator[str]:
         if not fit:
             yield f"{each.name} fits no group"
         names = tuple(group["groupName"] for group in fit)
-        wanted[names] = wanted.get(names, 0) + each.num_replicas * each.num_gpus
+        wanted[names] = wanted.get(names, 0) + each.max_replicas * each.num_gpus
     for names, num_gpus in wanted.items():
         offered = sum(
             g["maxReplicas"] * int(g["resources"].get("GPU", 0)) for g in groups if g["groupName"] in names

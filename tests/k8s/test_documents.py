@@ -80,7 +80,8 @@ def test_an_incident_has_its_section(incident: str) -> None:
 
 
 def test_metrics_that_are_named_exist() -> None:
-    code = (ROOT / "deployments" / "denoiser.py").read_text("utf-8")
+    makers = ("denoiser.py", "serving/scaling.py")
+    code = "".join((ROOT / "deployments" / maker).read_text("utf-8") for maker in makers)
     named = set(re.findall(r"ray_(limner_\w+?)(?:_total)?\b", OPERATIONS))
     assert named
     assert not {name for name in named if f'"{name}"' not in code}

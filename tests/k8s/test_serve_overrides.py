@@ -15,7 +15,7 @@ from ray.serve.schema import ServeApplicationSchema
 from core.settings import EMBEDDED_FAMILY
 from serve_app.app import build
 from tests.k8s.manifests import K8S, OVERLAYS, rendered, serve_config
-from tests.k8s.serve_checks import Deployment, deployments
+from tests.k8s.serve_checks import Deployment, deployments, max_replicas
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -45,7 +45,7 @@ def _seen(name: str, info: DeploymentInfo) -> Deployment:
     options = info.replica_config.ray_actor_options or {}
     return Deployment(
         name,
-        info.deployment_config.num_replicas or 1,
+        max_replicas(info.deployment_config),
         options.get("label_selector") or {},
         options["num_cpus"],
         options.get("num_gpus", 0),
