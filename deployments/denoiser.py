@@ -170,6 +170,8 @@ class Denoiser:
         log(_LOG, logging.INFO, "draining", num_requests=self._engine.num_running + self._engine.num_queued)
         self._engine.hand_back(but_within_s=self._drain_timeout_s)
         await asyncio.sleep(self._drain_timeout_s)
+        # The steps of the drain count, too.
+        self._record()
         self._engine.hand_back()
 
     def _record(self) -> None:
