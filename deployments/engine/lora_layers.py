@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import InvalidRequest
+from deployments.engine.cpu_layers import PackedConv2d, PackedLinear
 
 
 class Gate:
@@ -69,6 +70,13 @@ class LayerSlots:
     def release(self) -> None:
         self.down = self.up = None
 
+    @property
+    def acting(self) -> tuple[Tensor, Tensor] | None:
+        """The gathered factors, down and up, while they have to be added."""
+        if not self.gate.open or self.down is None or self.up is None:
+            return None
+        return self.down, self.up
+
 
 class LoraLinear(nn.Linear):
     """``nn.Linear`` over ``[rows, …, in]`` with the gathered factors of each row on top."""
@@ -77,13 +85,19 @@ class LoraLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
-        down, up = self.lora.down, self.lora.up
-        if not self.lora.gate.open or down is None or up is None:
+        factors = self.lora.acting
+        if factors is None:
             return output
+        down, up = factors
         rows = len(up)
         inner = torch.bmm(input.reshape(rows, -1, self.in_features), down.mT)
         output.view(rows, -1, self.out_features).baddbmm_(inner, up)
         return output
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether rows of the call under way have factors here."""
+        return self.lora.acting is not None
 
 
 class LoraConv2d(nn.Conv2d):
@@ -93,9 +107,10 @@ class LoraConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
-        down, up = self.lora.down, self.lora.up
-        if not self.lora.gate.open or down is None or up is None:
+        factors = self.lora.acting
+        if factors is None:
             return output
+        down, up = factors
         inner = self._pointwise(input, down) if down.ndim == 3 else self._grouped(input, down, len(up))
         if output.is_contiguous(memory_format=torch.channels_last):
             pixels = output.permute(0, 2, 3, 1)
@@ -125,13 +140,40 @@ class LoraConv2d(nn.Conv2d):
         return inner.view(rows, len(down) // rows, -1).mT
 
 
+class LoraPackedLinear(LoraLinear, PackedLinear):
+    """The same over a packed weight."""
+
+    def plus(self, input: Tensor, residual: Tensor) -> Tensor:
+        if self.lora.acting is None:
+            return super().plus(input, residual)
+        return self.forward(input).add_(residual)
+
+
+class LoraPackedConv2d(LoraConv2d, PackedConv2d):
+    """The same over a packed weight."""
+
+    def plus(self, input: Tensor, residual: Tensor) -> Tensor:
+        if self.lora.acting is None:
+            return super().plus(input, residual)
+        return self.forward(input).add_(residual)
+
+
+_CARRIERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: LoraLinear,
+    PackedLinear: LoraPackedLinear,
+    nn.Conv2d: LoraConv2d,
+    PackedConv2d: LoraPackedConv2d,
+}
+
+
 def is_target(layer: nn.Module) -> bool:
     """Whether a layer can carry factors."""
-    if type(layer) is nn.Conv2d:
+    if type(layer) in (nn.Conv2d, PackedConv2d):
+        assert isinstance(layer, nn.Conv2d)
         pointwise = layer.kernel_size == (1, 1)
         plain = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         return plain and (not pointwise or layer.padding == (0, 0))
-    return type(layer) is nn.Linear
+    return type(layer) in _CARRIERS
 
 
 def switch(layer: nn.Module, num_slots: int, max_rank: int, gate: Gate) -> LayerSlots:
@@ -140,7 +182,7 @@ def switch(layer: nn.Module, num_slots: int, max_rank: int, gate: Gate) -> Layer
     slots = LayerSlots(layer, num_slots, max_rank, gate)
     # Not an attribute that ``nn.Module`` would look at: the slots are no part of the model's state.
     layer.__dict__["lora"] = slots
-    layer.__class__ = LoraLinear if isinstance(layer, nn.Linear) else LoraConv2d
+    layer.__class__ = _CARRIERS[type(layer)]  # type: ignore[assignment]
     return slots
 
 

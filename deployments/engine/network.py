@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deployments.engine.branch import Branch
 from deployments.engine.conditioning import Layout, residuals_of
 from deployments.engine.cost import CostModel
+from deployments.engine.lean_unet import is_lean
 from deployments.engine.lora import LoraFactors, LoraRows, LoraSlots
 from deployments.engine.ports import ResidualPorts
 from deployments.engine.work import BatchKey
@@ -60,7 +61,7 @@ class Network:
         self._rows: LoraRows | None = None
         self.branches = dict(branches or {})
         streams = any(branch.style == "stream" for branch in self.branches.values())
-        self._ports = ResidualPorts(unet) if streams else None
+        self._ports = ResidualPorts(unet) if streams and not is_lean(unet) else None
 
     def __call__(self, sample: Tensor, timestep: Tensor, layout: Layout) -> Tensor:
         """The model's output ``[rows, channels, h, w]`` for scaled latents of that shape.
@@ -105,7 +106,8 @@ class Network:
         )
         if stream is None:
             return call(**skips)
-        assert self._ports is not None
+        if self._ports is None:
+            return call(**skips, stream=stream)
         with self._ports.adding(stream):
             return call(**skips)
 
@@ -121,7 +123,7 @@ def measure_step_ms(
 ) -> float:
     """Milliseconds of one UNet call with ``rows`` rows of this shape.
 
-    The least of ``repeats`` calls, after one that is not measured.
+    The least of ``repeats`` calls, after one that is not measured unless it is the only one.
     """
     sample = _zeros(rows, key.channels, key.height, key.width, dtype=dtype, device=device)
     context = torch.zeros(rows, key.num_tokens, key.context_dim, dtype=dtype, device=device)
@@ -219,4 +221,4 @@ def _least_ms(call: Callable[[], Tensor], repeats: int) -> float:
             began = time.perf_counter()
             call().flatten()[0].item()  # waits for the device
             taken_s.append(time.perf_counter() - began)
-    return min(taken_s[1:]) * 1_000
+    return min(taken_s[1:], default=taken_s[0]) * 1_000

@@ -9,11 +9,12 @@ import os
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.settings import Precision
 from core.telemetry import log, logger
-from deployments.engine.cpu_layers import use_cpu_layers
+from deployments.engine.cpu_layers import pack_layers, use_cpu_layers
+from deployments.engine.lean_unet import as_published, make_lean
 from deployments.engine.network import measure_step_ms, native_key
 
 _LOG = logger(__name__)
@@ -38,11 +39,13 @@ def fast_unet(
     unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type != "cpu":
         dtype = torch.bfloat16 if precision == "auto" else _DTYPES[precision]
-        return unet.to(dtype), dtype
+        unet = unet.to(dtype)
+        make_lean(unet)
+        return unet, dtype
     torch.set_num_threads(num_threads or len(os.sched_getaffinity(0)))
     if precision == "auto":
         return _faster(unet)
-    return _in_precision(unet, _DTYPES[precision]), _DTYPES[precision]
+    return _lean(_in_precision(unet, _DTYPES[precision])), _DTYPES[precision]
 
 
 def fast_branch(module: Module, dtype: torch.dtype, device: torch.device | str) -> Module:
@@ -59,10 +62,30 @@ def _in_precision(module: Module, dtype: torch.dtype) -> Module:
     return module
 
 
+def _lean(unet: nn.Module) -> nn.Module:
+    """``unet`` called layer by layer, in bfloat16 with packed weights for maps of its native size."""
+    dtype = next(unet.parameters()).dtype
+    if make_lean(unet) and dtype == torch.bfloat16:
+        sizes: dict[nn.Module, tuple[int, int]] = {}
+
+        def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            sizes[layer] = (inputs[0].shape[2], inputs[0].shape[3])
+
+        convolutions = [module for module in unet.modules() if isinstance(module, nn.Conv2d)]
+        noting = [layer.register_forward_pre_hook(note) for layer in convolutions]
+        with as_published(unet):
+            measure_step_ms(unet, native_key(unet.config), 1, dtype, _CPU, repeats=0)
+        for handle in noting:
+            handle.remove()
+        pack_layers(unet, sizes)
+    return unet
+
+
 def _faster(unet: nn.Module) -> tuple[nn.Module, torch.dtype]:
     """Processors without bfloat16 instructions emulate them slowly, so only a measurement tells."""
     key = native_key(unet.config)
-    half = _in_precision(copy.deepcopy(unet), torch.bfloat16)
+    half = _lean(_in_precision(copy.deepcopy(unet), torch.bfloat16))
+    unet = _lean(unet)
     half_ms = full_ms = math.inf
     # In turns, so that other load on the machine hits both alike.
     for _ in range(_NUM_ROUNDS):

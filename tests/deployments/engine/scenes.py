@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from torch import Tensor
 from core.types import SamplerName
 from deployments.engine.cost import CostModel
 from deployments.engine.engine import Engine
+from deployments.engine.lean_unet import make_lean
 from deployments.engine.request import DenoiseEvent, DenoiseRequest, Done, TerminalEvent, noise_for
 from deployments.engine.samplers import NoiseSchedule
 from tests.fakes import TinyUNet
@@ -47,6 +49,10 @@ def engine(unet: Any = None, **changes: Any) -> Engine:
     }
     kind: type[Engine] = changes.pop("kind", Engine)
     schedule = changes.pop("schedule", SCHEDULE)
+    if isinstance(unet, UNet2DConditionModel):
+        # As in service. A copy, since the reference may be the same UNet.
+        unet = copy.copy(unet)
+        assert make_lean(unet)
     return kind(TinyUNet(CONTEXT_DIM) if unet is None else unet, schedule, **{**values, **changes})
 
 

@@ -1,13 +1,22 @@
 """The faster layers compute what the layers they replace compute."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from diffusers.models.activations import GEGLU
 from torch import nn
 
-from deployments.engine.cpu_layers import MixedGroupNorm, ShortAttention, use_cpu_layers
+from deployments.engine.cpu_layers import (
+    MixedGroupNorm,
+    ShortAttention,
+    attend,
+    pack_layers,
+    use_cpu_layers,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +58,13 @@ def test_a_group_norm_normalizes_the_same(size: int) -> None:
     exact = nn.GroupNorm(4, 16)
     nn.init.normal_(exact.weight, generator=generator)
     nn.init.normal_(exact.bias, generator=generator)
-    fast = copy.deepcopy(exact).bfloat16()
+    fast: Any = copy.deepcopy(exact).bfloat16()
     fast.__class__ = MixedGroupNorm
     with torch.inference_mode():
         expected, actual = exact(x.float()), fast(x)
+        activated = fast.activated(x)
     assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(activated.float(), F.silu(expected), rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(actual.float(), expected, rtol=1e-2, atol=1e-2)
 
 
@@ -63,3 +74,82 @@ def test_every_layer_is_switched_and_the_weights_keep_their_names(unet: UNet2DCo
     assert fast.state_dict().keys() == unet.state_dict().keys()
     assert not any(type(module) is nn.GroupNorm for module in fast.modules())
     assert {type(processor) for processor in fast.attn_processors.values()} == {ShortAttention}
+
+
+def packed(layer: nn.Module, shape: tuple[int, ...]) -> tuple[Any, Any, torch.Tensor]:
+    """A layer in bfloat16, a packed copy of it, and an input."""
+    torch.manual_seed(3)
+    plain = layer.to(torch.bfloat16).requires_grad_(False)
+    input = torch.randn(shape).bfloat16()
+    if len(shape) == 4:
+        plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        input = input.to(memory_format=torch.channels_last)
+    network: Any = nn.Sequential(copy.deepcopy(plain))
+    pack_layers(network, {network[0]: (8, 8)} if isinstance(layer, nn.Conv2d) else {})
+    assert type(network[0]) is not type(plain)
+    assert network[0].state_dict().keys() == plain.state_dict().keys()
+    return plain, network[0], input
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(24, 40), (3, 7, 24)),
+        (nn.Linear(24, 40, bias=False), (3, 24)),
+        (nn.Conv2d(24, 40, 3, padding=1), (3, 24, 8, 8)),
+        (nn.Conv2d(24, 40, 3, padding=1), (1, 24, 12, 6)),
+        (nn.Conv2d(24, 40, 3, stride=2, padding=1), (3, 24, 8, 8)),
+        (nn.Conv2d(24, 40, 1), (1, 24, 5, 7)),
+    ],
+    ids=["tokens", "no bias", "native map", "another map", "stride", "one pixel"],
+)
+def test_a_packed_layer_computes_the_same(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    plain, fast, input = packed(layer, shape)
+    with torch.inference_mode():
+        expected = plain(input)
+        torch.testing.assert_close(fast(input), expected)
+        residual = torch.randn_like(expected)
+        kept = residual.clone()
+        # Added before the sum is rounded, not after.
+        exact = copy.deepcopy(plain).float()(input.float()) + residual.float()
+        torch.testing.assert_close(fast.plus(input, residual).float(), exact, rtol=1e-2, atol=2e-2)
+        assert torch.equal(residual, kept)
+
+
+def test_a_packed_gate_computes_the_same() -> None:
+    plain, fast, input = packed(GEGLU(24, 40), (3, 7, 24))
+    with torch.inference_mode():
+        exact = copy.deepcopy(plain).float()(input.float())
+        torch.testing.assert_close(fast(input).float(), exact, rtol=2e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding="same"), nn.Conv1d(4, 4, 3)]
+)
+def test_other_layers_are_not_packed(layer: nn.Module) -> None:
+    network = nn.Sequential(layer.to(torch.bfloat16))
+    pack_layers(network, {layer: (8, 8)})
+    assert network[0] is layer
+    assert type(layer) in (nn.Conv1d, nn.Conv2d)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("queries", "keys"), [(64, 64), (256, 256), (64, 77), (400, 400)], ids=["short", "in parts", "77", "long"]
+)
+def test_attention_is_that_of_pytorch(queries: int, keys: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(4)
+    q, k, v = (torch.randn(5, length, 32, generator=generator) for length in (queries, keys, keys))
+
+    def by_head(tokens: torch.Tensor) -> torch.Tensor:
+        return tokens.view(5, -1, 4, 8).transpose(1, 2)
+
+    expected = F.scaled_dot_product_attention(by_head(q), by_head(k), by_head(v), scale=0.3)
+    attended = attend(q.to(dtype), k.to(dtype), v.to(dtype), 4, 0.3).float()
+    exact = dtype == torch.float32
+    torch.testing.assert_close(
+        attended,
+        expected.transpose(1, 2).reshape(5, queries, 32),
+        rtol=1e-4 if exact else 3e-2,
+        atol=1e-5 if exact else 2e-2,
+    )
