@@ -86,7 +86,8 @@ class GenerationSpec:
     Picture ``i`` of ``num_images`` uses seed ``(seed + i) % 2**32``.
     ``clip_skip`` counts layers left out before the final one, 0 for none.
     ``quality`` is 1 to 100 and ignored for PNG. ``deadline_s`` is for the finished pictures.
-    ``preview_every`` is in steps, 0 for no previews. The effects of ``adapters`` add up.
+    ``preview_every`` is in steps, 0 for no previews. Without ``progress`` nothing is told of the steps: each
+    costs every process on its way a message. The effects of ``adapters`` add up.
     ``parameters`` are added to the picture file's text.
     """
 
@@ -102,6 +103,7 @@ class GenerationSpec:
     output_format: OutputFormat = OutputFormat.PNG
     quality: int = 90
     preview_every: int = 0
+    progress: bool = True
     user_id: str = ""
     priority: Priority = Priority.INTERACTIVE
     deadline_s: float | None = None

@@ -6,7 +6,7 @@ import base64
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic
 
 from starlette.requests import Request
@@ -42,9 +42,10 @@ async def answer(
     response_model: type[DrawingResponse],
 ) -> Response:
     """What ``pipeline`` makes of the request. Disconnecting cancels the work."""
-    events = pipeline.generate(resolved.spec)
+    followed = representation.media_type == EVENT_STREAM
+    events = pipeline.generate(replace(resolved.spec, progress=followed))
     telling = _Telling(resolved, response_model)
-    if representation.media_type == EVENT_STREAM:
+    if followed:
         return await _stream(request, telling, events)
     began = float(request.scope.get("limner.began", time.monotonic()))
     predicted_s, completed = await unless_disconnected(request, _completed(events, began))

@@ -63,6 +63,8 @@ class DenoiseRequest:
     Its latents are the ``start_latents`` of that ordinary request, which takes them as they are in place
     of noised ``source`` latents.
 
+    Without ``progress`` there are no ``Progressed`` events: nobody follows.
+
     A request that ``moved`` was accepted by another engine, which handed it back or died: it is not refused
     for want of room or time.
     """
@@ -90,6 +92,7 @@ class DenoiseRequest:
     priority: Priority = Priority.INTERACTIVE
     deadline_s: float | None = None
     preview_every: int = 0
+    progress: bool = True
     snapshot: Snapshot | None = None
     moved: bool = False
 

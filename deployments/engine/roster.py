@@ -127,14 +127,16 @@ class Roster:
 
     def _finish(self, live: LiveRequest, latents: Tensor, started_at: float, now: float) -> None:
         request_id, num_steps = live.request.request_id, live.num_steps
-        self.ledger.tell(live, Progressed(request_id, num_steps, num_steps, 0.0))
+        if live.request.progress:
+            self.ledger.tell(live, Progressed(request_id, num_steps, num_steps, 0.0))
         queued_s, denoise_s = started_at - live.accepted_at, now - started_at
         self.end(live, Done(request_id, latents, num_steps, queued_s, denoise_s))
         self.timetable.accuracy.observe(live.predicted_s, now - live.accepted_at)
 
     def _report_progress(self, result: StepResult, now: float) -> None:
         live, request_id = result.live, result.live.request.request_id
-        remaining_s = self.timetable.remaining_s(live.work, now)
-        self.ledger.tell(live, Progressed(request_id, live.steps_done, live.num_steps, remaining_s))
+        if live.request.progress:
+            remaining_s = self.timetable.remaining_s(live.work, now)
+            self.ledger.tell(live, Progressed(request_id, live.steps_done, live.num_steps, remaining_s))
         if result.preview is not None:
             self.ledger.tell(live, Previewed(request_id, live.steps_done, result.preview))

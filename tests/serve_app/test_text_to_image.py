@@ -156,6 +156,14 @@ async def test_a_stream_tells_the_whole_story() -> None:
     assert answer.headers["x-accel-buffering"] == "no"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_steps_are_told_to_those_who_follow_alone(stream: bool) -> None:
+    service = Service()
+    await service.draw(stream=stream)
+    (spec,) = service.pipeline.specs
+    assert spec.progress is stream
+
+
 async def test_previews_need_a_stream() -> None:
     answer = await Service().draw(preview_every=1)
     assert answer.status_code == 422

@@ -58,6 +58,15 @@ def test_a_request_progresses_step_by_step_and_is_done_once() -> None:
     assert not own.step()
 
 
+def test_who_follows_nothing_hears_of_the_end_alone() -> None:
+    on = engine()
+    silent, followed = request("silent", progress=False, preview_every=2), request("followed", seed=1)
+    heard = submitted(on, silent, followed)
+    run(on)
+    assert [type(event) for event in heard["silent"].events] == [Done]
+    assert heard["followed"].events[:-1]
+
+
 def test_the_result_is_an_ordinary_tensor() -> None:
     latents = alone(request())
     assert not latents.is_inference()
