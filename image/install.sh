@@ -29,7 +29,9 @@ python3.11 -m venv --without-pip /opt/venv
 pip() { /opt/pip/bin/pip --disable-pip-version-check --python /opt/venv/bin/python "$@"; }
 pip install --no-cache-dir --no-compile --only-binary :all: --progress-bar off \
   ${index:+--extra-index-url "$index"} -c /tmp/lock.txt -r /tmp/wanted.txt
-if pip freeze --all | grep -vixFf <(sed 's/===/==/' /tmp/lock.txt); then
+plain() { sed 's/===/==/' "$@" | tr 'A-Z_' 'a-z-'; } # names are the same whatever their case and dashes
+pip freeze --all > /tmp/installed.txt
+if plain /tmp/installed.txt | grep -vxFf <(plain /tmp/lock.txt); then
   echo "The above is not in constraints.txt." >&2
   exit 1
 fi
