@@ -102,7 +102,8 @@ def test_only_what_is_served_gets_in() -> None:
 
 def test_the_manifests_name_tags_that_are_built() -> None:
     built = {tag.removeprefix(f"{NAME}:") for variant in VARIANTS for tag in tags(NAME, variant)}
-    for path in K8S.glob("overlays/*/kustomization.yaml"):
+    paths = [*K8S.glob("overlays/*/kustomization.yaml"), K8S / "weights-pull" / "kustomization.yaml"]
+    for path in paths:
         (image,) = yaml.safe_load(path.read_text("utf-8"))["images"]
         assert image["name"] == NAME
         assert image["newTag"] in built, path
