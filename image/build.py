@@ -16,13 +16,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from image.folders import served
+
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "limner"
 ENGINES = ("docker", "podman", "buildah")
 VARIANTS = ("cpu", "cuda")
 # What pip may be told about where packages are.
-_PIP_OPTIONS = ("index-url", "extra-index-url", "find-links", "trusted-host", "cert", "timeout", "no-index")
-_SOURCES = ("extra-index-url", "find-links", "no-index")
+_PIP_OPTIONS = ("index-url", "extra-index-url", "find-links", "trusted-host", "cert", "timeout")
+_SOURCES = ("extra-index-url", "find-links")
 _CERTIFICATES = "/run/secrets/certificates"  # where the Dockerfile's secret of this name is
 
 
@@ -39,14 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if engine is None:
         print(f"image: none of {', '.join(ENGINES)} works here", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory() as folder:
+    settings = pip_settings()
+    with tempfile.TemporaryDirectory() as secrets, served(folders(settings)) as url:
         command = [
             *builder(engine),
             *(flag for tag in tags(options.name, options.variant) for flag in ("--tag", tag)),
             *argument("VARIANT", options.variant),
             *(argument("BASE", options.base) if options.base else ()),
             *commit_flags(engine),
-            *pip_flags(engine, pip_settings(), Path(folder)),
+            *pip_flags(settings, url, Path(secrets)),
             *options.flags,
             ".",
         ]
@@ -119,39 +122,43 @@ def parsed_settings(listed: str) -> dict[str, str]:
     return found
 
 
-def pip_flags(engine: str, settings: Mapping[str, str], folder: Path) -> list[str]:
+def folders(settings: Mapping[str, str]) -> list[Path]:
+    """The local folders among pip's sources; around an index, since it links to files beside it."""
+    named = [Path(word.removeprefix("file://")) for word in _sources(settings) if _is_local(word)]
+    return sorted({path.parent if path.name == "simple" else path for path in named if path.exists()})
+
+
+def _sources(settings: Mapping[str, str]) -> list[str]:
+    return [word for option in ("index-url", *_SOURCES) for word in settings.get(option, "").split()]
+
+
+def _is_local(source: str) -> bool:
+    return source.startswith(("file://", "/"))
+
+
+def pip_flags(settings: Mapping[str, str], url: str, secrets: Path) -> list[str]:
     """Lets pip in the build find what pip here finds, by secrets, which no layer keeps.
 
-    ``folder`` holds the secret until the build is over. Folders that pip looks into are mounted, which Docker
-    cannot do. A machine with sources of its own is not sent to those of the Dockerfile.
+    ``url`` stands before the paths of local folders, ``secrets`` is a folder that lasts as long as the build.
+    A machine with sources of its own is not sent to those of the Dockerfile.
     """
     flags: list[str] = []
     told = dict(settings)
     if "cert" in told:
         flags += ["--secret", f"id=certificates,src={told['cert']}"]
         told["cert"] = _CERTIFICATES
+    for option in {"index-url", *_SOURCES} & told.keys():
+        told[option] = " ".join(
+            url + word.removeprefix("file://") if _is_local(word) else word for word in told[option].split()
+        )
     if told:
-        secret = folder / "pip.conf"
+        secret = secrets / "pip.conf"
         lines = ["[global]", *(f"{key} = {value}" for key, value in told.items())]
         secret.write_text("\n".join(lines) + "\n", "utf-8")
         flags += ["--secret", f"id=pip,src={secret}"]
     if any(source in told for source in _SOURCES):
         flags += argument("EXTRA_INDEX_URL", "")
-    if engine != "docker":
-        for path in _folders(told):
-            flags += ["--volume", f"{path}:{path}:ro"]
     return flags
-
-
-def _folders(settings: Mapping[str, str]) -> list[Path]:
-    """The local folders among pip's sources, each with all below it: an index links to files beside it."""
-    named = [
-        Path(word.removeprefix("file://"))
-        for source in ("index-url", *_SOURCES)
-        for word in settings.get(source, "").split()
-        if word.startswith(("file://", "/"))
-    ]
-    return sorted({path.parent if path.name == "simple" else path for path in named if path.exists()})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ mirror=${MIRROR:-http://deb.debian.org}
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 
+chmod 755 "$root" # it becomes the image's /
 debootstrap --variant=minbase bookworm "$root" "$mirror/debian"
 cat > "$root/etc/apt/sources.list" << SOURCES
 deb $mirror/debian bookworm main

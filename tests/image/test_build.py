@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 
-from image.build import ENGINES, builder, parsed_settings, pip_flags, tags, version
+from image.build import builder, folders, parsed_settings, pip_flags, tags, version
+from image.folders import served
+
+URL = "http://127.0.0.1:1"
 
 LISTED = """\
 :env:.disable-pip-version-check='1'
@@ -31,11 +35,9 @@ def test_several_values_are_one_line() -> None:
     assert parsed_settings(listed) == {"extra-index-url": "https://a.example.com https://b.example.com"}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_index_is_handed_over_as_a_secret(engine: str, tmp_path: Path) -> None:
+def test_an_index_is_handed_over_as_a_secret(tmp_path: Path) -> None:
     settings = {"index-url": "https://me:token@packages.example.com/simple", "cert": "/certificates.crt"}
-    flags = pip_flags(engine, settings, tmp_path)
-    assert flags == [
+    assert pip_flags(settings, URL, tmp_path) == [
         *("--secret", "id=certificates,src=/certificates.crt"),
         *("--secret", f"id=pip,src={tmp_path / 'pip.conf'}"),
     ]
@@ -46,21 +48,36 @@ def test_an_index_is_handed_over_as_a_secret(engine: str, tmp_path: Path) -> Non
     ]
 
 
-def test_folders_that_pip_looks_into_are_mounted_where_that_can_be(tmp_path: Path) -> None:
+def test_folders_that_pip_looks_into_are_served(tmp_path: Path) -> None:
     index, wheels = tmp_path / "mirror" / "simple", tmp_path / "wheels"
     index.mkdir(parents=True)
     wheels.mkdir()
-    settings = {"extra-index-url": f"file://{index}", "find-links": f"{wheels} /not/there"}
-    own = ["--build-arg", "EXTRA_INDEX_URL="]
-    mounted = [f"{path}:{path}:ro" for path in (index.parent, wheels)]
-    assert [flag for flag in pip_flags("podman", settings, tmp_path) if flag in mounted] == mounted
-    docker = pip_flags("docker", settings, tmp_path)
-    assert "--volume" not in docker
-    assert docker[-2:] == own
+    settings = {"extra-index-url": f"file://{index} https://a.example.com", "find-links": str(wheels)}
+    assert folders({**settings, "index-url": "/not/there"}) == [index.parent, wheels]
+    assert pip_flags(settings, URL, tmp_path)[-2:] == ["--build-arg", "EXTRA_INDEX_URL="]
+    told = (tmp_path / "pip.conf").read_text("utf-8").splitlines()
+    assert f"extra-index-url = {URL}{index} https://a.example.com" in told
+    assert f"find-links = {URL}{wheels}" in told
+
+
+def test_only_the_folders_that_are_named_are_served(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder in (ours, theirs):
+        folder.mkdir()
+        (folder / "a.whl").write_text("a wheel")
+    (ours / "way").symlink_to(theirs)
+    with served([ours]) as url:
+        assert httpx.get(f"{url}{ours}/a.whl").text == "a wheel"
+        assert "a.whl" in httpx.get(f"{url}{ours}/").text
+        for path in (f"{theirs}/a.whl", f"{tmp_path}/", f"{ours}/way/a.whl", "/etc/passwd", f"{ours}/b.whl"):
+            assert httpx.get(f"{url}{path}").status_code == 404
+        assert httpx.get(f"{url}{ours}/%2e%2e/theirs/a.whl").status_code == 404
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}{ours}/a.whl")
 
 
 def test_a_machine_without_settings_hands_nothing_over(tmp_path: Path) -> None:
-    assert pip_flags("podman", {}, tmp_path) == []
+    assert pip_flags({}, URL, tmp_path) == []
     assert not list(tmp_path.iterdir())
 
 
