@@ -6,7 +6,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check -q
 
-.PHONY: serve test lint format bench e2e manifests clean
+.PHONY: serve test lint format bench e2e manifests image image-test clean
 
 serve: $(VENV)/.serve
 	@exec $(PY) -m serve_app.cli serve
@@ -31,6 +31,13 @@ e2e: $(VENV)/.dev
 
 manifests: $(VENV)/.serve
 	$(PY) -m k8s.render
+
+# VARIANT=cuda; BASE=image that is taken instead of Debian's; IMAGE=registry.example.com/limner; FLAGS for the builder
+image:
+	$(PYTHON) -m image.build $(if $(VARIANT),--variant $(VARIANT)) $(if $(BASE),--base $(BASE)) $(if $(IMAGE),--name $(IMAGE)) -- $(FLAGS)
+
+image-test: image $(VENV)/.dev
+	$(PY) -m pytest tests/image -m slow -s
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)

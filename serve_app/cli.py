@@ -137,14 +137,18 @@ def run_local(server: LocalServer, settings: AppSettings) -> int:
         (dashboard_port,) = free_ports(1)
     started = time.monotonic()
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    _stop_on_signals(stop)
     with scratch_folder() as scratch:
         # Ray reads its environment when it is imported.
         os.environ.pop("RAY_ADDRESS", None)
         for name, value in ray_environment(server, scratch).items():
             os.environ.setdefault(name, value)
         return _serve(server, settings, dashboard_port, started, stop)
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
 
 
 def _serve(
@@ -165,6 +169,7 @@ def _serve(
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    _stop_on_signals(stop)  # Ray has put handlers of its own there, which end the process at once
     try:
         serve.start(http_options={"host": server.host, "port": server.port})
         serve.run(build(settings), name="limner", route_prefix="/")

@@ -95,7 +95,7 @@ def service(
     log = tmp_path_factory.mktemp("service") / "log"
     process = started(log, port, dashboard_port)
     yield Service(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", process, log)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     assert process.wait(90) == 0, log.read_text()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/healthz")

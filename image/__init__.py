@@ -1,0 +1,1 @@
+"""The container image: what the Dockerfile calls, and what calls the Dockerfile."""
