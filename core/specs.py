@@ -87,7 +87,7 @@ class GenerationSpec:
     ``clip_skip`` counts layers left out before the final one, 0 for none.
     ``quality`` is 1 to 100 and ignored for PNG. ``deadline_s`` is for the finished pictures.
     ``preview_every`` is in steps, 0 for no previews. The effects of ``adapters`` add up.
-    ``parameters`` are added to the picture file's text.
+    ``parameters`` are added to the picture file's text. ``traceparent`` is set for requests that are traced.
     """
 
     request_id: str
@@ -108,6 +108,7 @@ class GenerationSpec:
     hires: Hires | None = None
     adapters: tuple[AdapterUse, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

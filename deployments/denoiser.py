@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from ray import serve
@@ -17,11 +18,13 @@ from ray._private.worker import global_worker
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from core.errors import LimnerError
-from core.settings import AppSettings, DenoiserSettings, StoreSettings
+from core.settings import AppSettings, DenoiserSettings, StoreSettings, TracingSettings
 from core.telemetry import configure, log, logger
+from core.tracing import tracing_of
 from deployments.pipeline.threads import actor_options
 from deployments.serving.affinity import router_config, routing_stats
 from deployments.serving.scaling import LOAD, WORK_S, replica_options
+from deployments.serving.tracing import steps_traced
 
 if TYPE_CHECKING:
     from deployments.engine.branch import Branch
@@ -38,6 +41,7 @@ _WATCH_PERIOD_S = 0.5
 _ONGOING_MARGIN = 64
 _KILL_MARGIN_S = 10.0
 _LOCAL_STORE = StoreSettings()
+_NO_TRACING = TracingSettings()
 
 
 class Unhealthy(LimnerError):
@@ -56,6 +60,7 @@ class Denoiser:
         use_gpu: bool,
         inpainting: bool = False,
         store: StoreSettings = _LOCAL_STORE,
+        tracing: TracingSettings = _NO_TRACING,
     ) -> None:
         # torch and diffusers take ten seconds to import: only the replica pays for them.
         from deployments.engine.cost import CostModel
@@ -65,6 +70,7 @@ class Denoiser:
         from deployments.engine.thread import EngineThread
         from deployments.engine.unet import fast_branch, fast_unet
         from deployments.pipeline.adapter_cache import AdapterCache, BlobsAtNeed
+        from deployments.pipeline.adapter_streaming import stream_with_adapters
         from deployments.pipeline.networks import load_branches, load_inpainting_unet
         from weights import registry
         from weights.adapters import unet_factors
@@ -92,6 +98,8 @@ class Denoiser:
         )
         blobs = BlobsAtNeed(store.blobs_url)
         self._adapters = AdapterCache(blobs, settings.adapter_cache_bytes, unet_factors)
+        streaming = partial(stream_with_adapters, self._engine, self._adapters)
+        self._denoise = steps_traced(tracing_of(tracing), streaming)
         self._engine.warm_up()
         self._thread = EngineThread(self._engine)
         self._thread.start()
@@ -100,14 +108,8 @@ class Denoiser:
         self._num_steps_seen = 0
         self._stepped_at = time.monotonic()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
-        log(
-            _LOG,
-            logging.INFO,
-            "denoiser ready",
-            model=model_id,
-            dtype=str(dtype),
-            took_s=time.monotonic() - began,
-        )
+        took_s = time.monotonic() - began
+        log(_LOG, logging.INFO, "denoiser ready", model=model_id, dtype=str(dtype), took_s=took_s)
 
     async def denoise(self, request: DenoiseRequest) -> AsyncGenerator[DenoiseEvent, None]:
         """Yield ``Accepted``, then the request's events, its terminal one last.
@@ -116,10 +118,9 @@ class Denoiser:
         with its traceback. Cancelling the stream cancels the request.
         """
         from deployments.engine.request import Failed
-        from deployments.pipeline.adapter_streaming import stream_with_adapters
 
         try:
-            async with aclosing(stream_with_adapters(self._engine, self._adapters, request)) as events:
+            async with aclosing(self._denoise(request)) as events:
                 async for event in events:
                     yield event
         except LimnerError as error:
@@ -266,4 +267,6 @@ def denoiser_app(settings: AppSettings, *, inpainting: bool = False) -> serve.Ap
         graceful_shutdown_timeout_s=own.drain_timeout_s + _KILL_MARGIN_S,
         request_router_config=router_config(own.max_rows),
     )
-    return deployment(Denoiser).bind(settings.model, own, settings.use_gpu, inpainting, settings.store)
+    return deployment(Denoiser).bind(
+        settings.model, own, settings.use_gpu, inpainting, settings.store, settings.tracing
+    )

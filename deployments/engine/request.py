@@ -92,6 +92,7 @@ class DenoiseRequest:
     preview_every: int = 0
     snapshot: Snapshot | None = None
     moved: bool = False
+    traceparent: str | None = None
 
     @property
     def key(self) -> BatchKey:

@@ -221,6 +221,7 @@ def request_of(
         seed=stroke.seed,
         priority=spec.priority,
         preview_every=spec.preview_every,
+        traceparent=spec.traceparent,
         adapters=tuple(
             engine.AdapterInput(adapter_id=use.adapter_id, weight=use.weight, sha256=use.sha256)
             for use in spec.adapters
