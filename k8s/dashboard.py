@@ -111,7 +111,7 @@ def _panels() -> Iterator[dict[str, Any]]:
 
 def _panel(panel: Panel, number: int, place: _Place) -> dict[str, Any]:
     is_number = panel.kind == "stat"
-    thresholds = [{"color": "green", "value": None}]
+    thresholds: list[dict[str, Any]] = [{"color": "green", "value": None}]
     thresholds += [{"color": "red", "value": panel.bad_from}] if panel.bad_from is not None else []
     custom = (
         {} if is_number else {"fillOpacity": 10, "stacking": {"mode": "normal" if panel.stacked else "none"}}

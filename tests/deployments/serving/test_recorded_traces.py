@@ -55,7 +55,7 @@ class Trace:
 
     def first(self, condition: list[bool]) -> float:
         """When something was true for the first time."""
-        return next(tick["at_s"] for tick, true in zip(self.ticks, condition, strict=True) if true)
+        return next(float(tick["at_s"]) for tick, true in zip(self.ticks, condition, strict=True) if true)
 
 
 @cache
