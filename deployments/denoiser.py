@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from ray import serve
 from ray._private.worker import global_worker
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from core.errors import LimnerError
 from core.settings import AppSettings, DenoiserSettings, StoreSettings, TracingSettings
@@ -42,6 +42,7 @@ _ONGOING_MARGIN = 64
 _KILL_MARGIN_S = 10.0
 _LOCAL_STORE = StoreSettings()
 _NO_TRACING = TracingSettings()
+_LABELS = ("deployment",)
 
 
 class Unhealthy(LimnerError):
@@ -104,7 +105,7 @@ class Denoiser:
         self._thread = EngineThread(self._engine)
         self._thread.start()
         self._drain_timeout_s = settings.drain_timeout_s
-        self._metrics = _Metrics()
+        self._metrics = _Metrics(_name(inpainting))
         self._num_steps_seen = 0
         self._stepped_at = time.monotonic()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
@@ -193,38 +194,52 @@ def replica_is_draining() -> bool:
 class _Metrics:
     """The engine's numbers as Ray metrics, which Prometheus scrapes with the prefix ``ray_``."""
 
-    def __init__(self) -> None:
-        self._steps = Counter("limner_denoise_steps", "UNet steps.")
-        self._row_steps = Counter("limner_denoise_row_steps", "Rows of all UNet steps.")
-        self._busy = Counter("limner_denoise_busy_s", "Seconds spent in UNet steps.")
+    def __init__(self, deployment: str) -> None:
+        self._steps = Counter("limner_denoise_steps", "UNet steps.", _LABELS)
+        self._row_steps = Counter("limner_denoise_row_steps", "Rows of all UNet steps.", _LABELS)
+        self._busy = Counter("limner_denoise_busy_s", "Seconds spent in UNet steps.", _LABELS)
         self._rows = Histogram(
-            "limner_denoise_rows", "Mean rows per step, each half second.", [1, 2, 4, 8, 16, 32, 64]
+            "limner_denoise_rows", "Mean rows per step, each half second.", [1, 2, 4, 8, 16, 32, 64], _LABELS
         )
         self._gauges = {
-            "num_queued": Gauge("limner_denoise_queued_requests", "Requests that wait."),
-            "num_running": Gauge("limner_denoise_running_requests", "Requests in the running batch."),
-            "work_s": Gauge("limner_denoise_work_s", "Predicted seconds of accepted work."),
-            "step_ms": Gauge("limner_denoise_step_ms", "Duration of the last step."),
+            "num_queued": Gauge("limner_denoise_queued_requests", "Requests that wait.", _LABELS),
+            "num_running": Gauge(
+                "limner_denoise_running_requests", "Requests in the running batch.", _LABELS
+            ),
+            "work_s": Gauge("limner_denoise_work_s", "Predicted seconds of accepted work.", _LABELS),
+            "step_ms": Gauge("limner_denoise_step_ms", "Duration of the last step.", _LABELS),
             "prediction_error": Gauge(
-                "limner_denoise_prediction_error", "Median relative error of predicted finishes."
+                "limner_denoise_prediction_error", "Median relative error of predicted finishes.", _LABELS
             ),
             "prediction_error_p90": Gauge(
-                "limner_denoise_prediction_error_p90", "Nine in ten predicted finishes err less, relatively."
+                "limner_denoise_prediction_error_p90",
+                "Nine in ten predicted finishes err less, relatively.",
+                _LABELS,
             ),
             "expected_load": Gauge(
-                "limner_denoise_expected_load", "Work that arrives, as a share of what the device can do."
+                "limner_denoise_expected_load",
+                "Work that arrives, as a share of what the device can do.",
+                _LABELS,
             ),
         }
         self._adapter_counters = {
-            "num_hits": Counter("limner_adapter_cache_hits", "Adapters that were in memory or on their way."),
-            "num_loads": Counter("limner_adapter_cache_loads", "Adapters read from the store."),
-            "num_evictions": Counter("limner_adapter_cache_evictions", "Adapters that made way for others."),
+            "num_hits": Counter(
+                "limner_adapter_cache_hits", "Adapters that were in memory or on their way.", _LABELS
+            ),
+            "num_loads": Counter("limner_adapter_cache_loads", "Adapters read from the store.", _LABELS),
+            "num_evictions": Counter(
+                "limner_adapter_cache_evictions", "Adapters that made way for others.", _LABELS
+            ),
         }
         self._adapter_gauges = {
-            "num_resident": Gauge("limner_adapter_cache_resident", "Adapters in the host's memory."),
-            "num_bytes": Gauge("limner_adapter_cache_bytes", "Bytes of them."),
+            "num_resident": Gauge("limner_adapter_cache_resident", "Adapters in the host's memory.", _LABELS),
+            "num_bytes": Gauge("limner_adapter_cache_bytes", "Bytes of them.", _LABELS),
         }
-        self._slots = Gauge("limner_adapter_slots_used", "Adapters on the device.")
+        self._slots = Gauge("limner_adapter_slots_used", "Adapters on the device.", _LABELS)
+        made: list[Metric] = [self._steps, self._row_steps, self._busy, self._rows, self._slots]
+        made += [*self._gauges.values(), *self._adapter_counters.values(), *self._adapter_gauges.values()]
+        for metric in made:
+            metric.set_default_tags({"deployment": deployment})
         self._seen = (0, 0, 0.0)
         self._adapters_seen = dict.fromkeys(self._adapter_counters, 0)
 
@@ -253,11 +268,15 @@ class _Metrics:
             self._adapters_seen[name] = count
 
 
+def _name(inpainting: bool) -> str:
+    return "InpaintDenoiser" if inpainting else "Denoiser"
+
+
 def denoiser_app(settings: AppSettings, *, inpainting: bool = False) -> serve.Application:
     """The Denoiser deployment of ``settings``; with ``inpainting`` the one for UNets of nine channels."""
     own = settings.denoiser
     deployment = serve.deployment(
-        name="InpaintDenoiser" if inpainting else "Denoiser",
+        name=_name(inpainting),
         **replica_options(own.num_replicas, own.autoscaling),
         max_ongoing_requests=own.max_queued_requests + own.max_rows + _ONGOING_MARGIN,
         ray_actor_options=actor_options(own.gpu_share if settings.use_gpu else 0),

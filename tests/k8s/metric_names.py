@@ -63,14 +63,20 @@ def exported() -> tuple[Exported, ...]:
 
 
 def _made_in(path: Path) -> Iterator[Exported]:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    module = ast.parse(path.read_text("utf-8"))
+    constants = {
+        node.targets[0].id: node.value
+        for node in module.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    for node in ast.walk(module):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args):
             continue
         first = node.args[0]
         if node.func.id not in _MAKERS or not isinstance(first, ast.Constant):
             continue
         if isinstance(first.value, str) and first.value.startswith("limner_"):
-            yield Exported(first.value, _kind(node), frozenset(_labels(node)))
+            yield Exported(first.value, _kind(node), frozenset(_labels(node, constants)))
 
 
 def _kind(call: ast.Call) -> str:
@@ -82,9 +88,10 @@ def _kind(call: ast.Call) -> str:
     return _MAKERS[call.func.id]
 
 
-def _labels(call: ast.Call) -> Iterator[str]:
+def _labels(call: ast.Call, constants: dict[str, ast.expr]) -> Iterator[str]:
     """The tuple of names among the arguments; a histogram's list or tuple of bounds has numbers."""
-    for argument in call.args[1:]:
+    for given in call.args[1:]:
+        argument = constants.get(given.id, given) if isinstance(given, ast.Name) else given
         if isinstance(argument, ast.Tuple):
             for each in argument.elts:
                 if isinstance(each, ast.Constant) and isinstance(each.value, str):
