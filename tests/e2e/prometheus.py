@@ -49,7 +49,7 @@ def prometheus(folder: Path, port: int, dashboard_url: str) -> Iterator[Promethe
     """One that listens on ``port`` and finds its targets where Ray's dashboard tells of them."""
     config = folder / "prometheus.yml"
     config.write_text(yaml.safe_dump(_config(folder, dashboard_url)))
-    with (folder / "log").open("w") as log:
+    with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen(
             [
                 "prometheus",
