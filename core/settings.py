@@ -167,6 +167,17 @@ def safety_enabled(settings: SafetySettings, family: str) -> bool:
     return family != EMBEDDED_FAMILY if settings.enabled is None else settings.enabled
 
 
+class TracingSettings(_Frozen):
+    """Where traces go: an OTLP/HTTP address such as "http://collector:4318/v1/traces"; None for nowhere.
+
+    ``ratio`` of the requests are traced, and those whose client's ``traceparent`` says that it traces them.
+    """
+
+    endpoint: str | None = None
+    ratio: float = Field(0.01, ge=0, le=1)
+    timeout_s: float = Field(5.0, gt=0)
+
+
 class AppSettings(_Frozen):
     """The arguments of ``serve_app.app:build``, as ``serve_config.yaml`` gives them.
 
@@ -186,6 +197,7 @@ class AppSettings(_Frozen):
     training: TrainingSettings = TrainingSettings()
     store: StoreSettings = StoreSettings()
     safety: SafetySettings = SafetySettings()
+    tracing: TracingSettings = TracingSettings()
 
 
 class LocalServer(_Frozen):

@@ -88,7 +88,7 @@ class GenerationSpec:
     ``quality`` is 1 to 100 and ignored for PNG. ``deadline_s`` is for the finished pictures.
     ``preview_every`` is in steps, 0 for no previews. Without ``progress`` nothing is told of the steps: each
     costs every process on its way a message. The effects of ``adapters`` add up.
-    ``parameters`` are added to the picture file's text.
+    ``parameters`` are added to the picture file's text. ``traceparent`` is set for requests that are traced.
     """
 
     request_id: str
@@ -110,6 +110,7 @@ class GenerationSpec:
     hires: Hires | None = None
     adapters: tuple[AdapterUse, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,18 +10,21 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from ray import serve
 from ray._private.worker import global_worker
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from core.errors import LimnerError
-from core.settings import AppSettings, DenoiserSettings, StoreSettings
+from core.settings import AppSettings, DenoiserSettings, StoreSettings, TracingSettings
 from core.telemetry import configure, log, logger
+from core.tracing import tracing_of
 from deployments.pipeline.threads import actor_options
 from deployments.serving.affinity import router_config, routing_stats
 from deployments.serving.scaling import LOAD, WORK_S, replica_options
+from deployments.serving.tracing import steps_traced
 
 if TYPE_CHECKING:
     from deployments.engine.branch import Branch
@@ -38,6 +41,8 @@ _WATCH_PERIOD_S = 0.5
 _ONGOING_MARGIN = 64
 _KILL_MARGIN_S = 10.0
 _LOCAL_STORE = StoreSettings()
+_NO_TRACING = TracingSettings()
+_LABELS = ("deployment",)
 
 
 class Unhealthy(LimnerError):
@@ -56,6 +61,7 @@ class Denoiser:
         use_gpu: bool,
         inpainting: bool = False,
         store: StoreSettings = _LOCAL_STORE,
+        tracing: TracingSettings = _NO_TRACING,
     ) -> None:
         # torch and diffusers take ten seconds to import: only the replica pays for them.
         from deployments.engine.cost import CostModel
@@ -65,6 +71,7 @@ class Denoiser:
         from deployments.engine.thread import EngineThread
         from deployments.engine.unet import fast_branch, fast_unet
         from deployments.pipeline.adapter_cache import AdapterCache, BlobsAtNeed
+        from deployments.pipeline.adapter_streaming import stream_with_adapters
         from deployments.pipeline.networks import load_branches, load_inpainting_unet
         from weights import registry
         from weights.adapters import unet_factors
@@ -92,22 +99,18 @@ class Denoiser:
         )
         blobs = BlobsAtNeed(store.blobs_url)
         self._adapters = AdapterCache(blobs, settings.adapter_cache_bytes, unet_factors)
+        streaming = partial(stream_with_adapters, self._engine, self._adapters)
+        self._denoise = steps_traced(tracing_of(tracing), streaming)
         self._engine.warm_up()
         self._thread = EngineThread(self._engine)
         self._thread.start()
         self._drain_timeout_s = settings.drain_timeout_s
-        self._metrics = _Metrics()
+        self._metrics = _Metrics(_name(inpainting))
         self._num_steps_seen = 0
         self._stepped_at = time.monotonic()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
-        log(
-            _LOG,
-            logging.INFO,
-            "denoiser ready",
-            model=model_id,
-            dtype=str(dtype),
-            took_s=time.monotonic() - began,
-        )
+        took_s = time.monotonic() - began
+        log(_LOG, logging.INFO, "denoiser ready", model=model_id, dtype=str(dtype), took_s=took_s)
 
     async def denoise(self, request: DenoiseRequest) -> AsyncGenerator[DenoiseEvent, None]:
         """Yield ``Accepted``, then the request's events, its terminal one last.
@@ -116,10 +119,9 @@ class Denoiser:
         with its traceback. Cancelling the stream cancels the request.
         """
         from deployments.engine.request import Failed
-        from deployments.pipeline.adapter_streaming import stream_with_adapters
 
         try:
-            async with aclosing(stream_with_adapters(self._engine, self._adapters, request)) as events:
+            async with aclosing(self._denoise(request)) as events:
                 async for event in events:
                     yield event
         except LimnerError as error:
@@ -192,38 +194,52 @@ def replica_is_draining() -> bool:
 class _Metrics:
     """The engine's numbers as Ray metrics, which Prometheus scrapes with the prefix ``ray_``."""
 
-    def __init__(self) -> None:
-        self._steps = Counter("limner_denoise_steps", "UNet steps.")
-        self._row_steps = Counter("limner_denoise_row_steps", "Rows of all UNet steps.")
-        self._busy = Counter("limner_denoise_busy_s", "Seconds spent in UNet steps.")
+    def __init__(self, deployment: str) -> None:
+        self._steps = Counter("limner_denoise_steps", "UNet steps.", _LABELS)
+        self._row_steps = Counter("limner_denoise_row_steps", "Rows of all UNet steps.", _LABELS)
+        self._busy = Counter("limner_denoise_busy_s", "Seconds spent in UNet steps.", _LABELS)
         self._rows = Histogram(
-            "limner_denoise_rows", "Mean rows per step, each half second.", [1, 2, 4, 8, 16, 32, 64]
+            "limner_denoise_rows", "Mean rows per step, each half second.", [1, 2, 4, 8, 16, 32, 64], _LABELS
         )
         self._gauges = {
-            "num_queued": Gauge("limner_denoise_queued_requests", "Requests that wait."),
-            "num_running": Gauge("limner_denoise_running_requests", "Requests in the running batch."),
-            "work_s": Gauge("limner_denoise_work_s", "Predicted seconds of accepted work."),
-            "step_ms": Gauge("limner_denoise_step_ms", "Duration of the last step."),
+            "num_queued": Gauge("limner_denoise_queued_requests", "Requests that wait.", _LABELS),
+            "num_running": Gauge(
+                "limner_denoise_running_requests", "Requests in the running batch.", _LABELS
+            ),
+            "work_s": Gauge("limner_denoise_work_s", "Predicted seconds of accepted work.", _LABELS),
+            "step_ms": Gauge("limner_denoise_step_ms", "Duration of the last step.", _LABELS),
             "prediction_error": Gauge(
-                "limner_denoise_prediction_error", "Median relative error of predicted finishes."
+                "limner_denoise_prediction_error", "Median relative error of predicted finishes.", _LABELS
             ),
             "prediction_error_p90": Gauge(
-                "limner_denoise_prediction_error_p90", "Nine in ten predicted finishes err less, relatively."
+                "limner_denoise_prediction_error_p90",
+                "Nine in ten predicted finishes err less, relatively.",
+                _LABELS,
             ),
             "expected_load": Gauge(
-                "limner_denoise_expected_load", "Work that arrives, as a share of what the device can do."
+                "limner_denoise_expected_load",
+                "Work that arrives, as a share of what the device can do.",
+                _LABELS,
             ),
         }
         self._adapter_counters = {
-            "num_hits": Counter("limner_adapter_cache_hits", "Adapters that were in memory or on their way."),
-            "num_loads": Counter("limner_adapter_cache_loads", "Adapters read from the store."),
-            "num_evictions": Counter("limner_adapter_cache_evictions", "Adapters that made way for others."),
+            "num_hits": Counter(
+                "limner_adapter_cache_hits", "Adapters that were in memory or on their way.", _LABELS
+            ),
+            "num_loads": Counter("limner_adapter_cache_loads", "Adapters read from the store.", _LABELS),
+            "num_evictions": Counter(
+                "limner_adapter_cache_evictions", "Adapters that made way for others.", _LABELS
+            ),
         }
         self._adapter_gauges = {
-            "num_resident": Gauge("limner_adapter_cache_resident", "Adapters in the host's memory."),
-            "num_bytes": Gauge("limner_adapter_cache_bytes", "Bytes of them."),
+            "num_resident": Gauge("limner_adapter_cache_resident", "Adapters in the host's memory.", _LABELS),
+            "num_bytes": Gauge("limner_adapter_cache_bytes", "Bytes of them.", _LABELS),
         }
-        self._slots = Gauge("limner_adapter_slots_used", "Adapters on the device.")
+        self._slots = Gauge("limner_adapter_slots_used", "Adapters on the device.", _LABELS)
+        made: list[Metric] = [self._steps, self._row_steps, self._busy, self._rows, self._slots]
+        made += [*self._gauges.values(), *self._adapter_counters.values(), *self._adapter_gauges.values()]
+        for metric in made:
+            metric.set_default_tags({"deployment": deployment})
         self._seen = (0, 0, 0.0)
         self._adapters_seen = dict.fromkeys(self._adapter_counters, 0)
 
@@ -252,11 +268,15 @@ class _Metrics:
             self._adapters_seen[name] = count
 
 
+def _name(inpainting: bool) -> str:
+    return "InpaintDenoiser" if inpainting else "Denoiser"
+
+
 def denoiser_app(settings: AppSettings, *, inpainting: bool = False) -> serve.Application:
     """The Denoiser deployment of ``settings``; with ``inpainting`` the one for UNets of nine channels."""
     own = settings.denoiser
     deployment = serve.deployment(
-        name="InpaintDenoiser" if inpainting else "Denoiser",
+        name=_name(inpainting),
         **replica_options(own.num_replicas, own.autoscaling),
         max_ongoing_requests=own.max_queued_requests + own.max_rows + _ONGOING_MARGIN,
         ray_actor_options=actor_options(own.gpu_share if settings.use_gpu else 0),
@@ -266,4 +286,6 @@ def denoiser_app(settings: AppSettings, *, inpainting: bool = False) -> serve.Ap
         graceful_shutdown_timeout_s=own.drain_timeout_s + _KILL_MARGIN_S,
         request_router_config=router_config(own.max_rows),
     )
-    return deployment(Denoiser).bind(settings.model, own, settings.use_gpu, inpainting, settings.store)
+    return deployment(Denoiser).bind(
+        settings.model, own, settings.use_gpu, inpainting, settings.store, settings.tracing
+    )

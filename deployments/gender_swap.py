@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from core.settings import AppSettings
+from core.settings import AppSettings, TracingSettings
 from core.specs import Face, FoundMask, GenderSwapSpec, GenerationSpec, MaskSpec
 from core.telemetry import configure
+from core.tracing import tracing_of
 from core.types import PipelineEvent
 from deployments.pipeline.gender_swap.pipeline import GenderSwapPipeline
 from deployments.serving.handles import ask, pictures_through
 from deployments.serving.scaling import replica_options
+from deployments.serving.tracing import pictures_traced
 from weights import registry
 
 Spec = TypeVar("Spec", bound=GenerationSpec)
@@ -26,6 +28,7 @@ Spec = TypeVar("Spec", bound=GenerationSpec)
 _ATTEMPTS = 3
 # A request in progress may have to wait for another replica to start.
 _SHUTDOWN_S = 120.0
+_NO_TRACING = TracingSettings()
 
 
 class _SeenPerception:
@@ -58,21 +61,23 @@ class GenderSwap:
         inpaint: DeploymentHandle[Any],
         image_to_image: DeploymentHandle[Any],
         model_id: str,
+        tracing: TracingSettings = _NO_TRACING,
     ) -> None:
         configure()
-        self._pipeline = GenderSwapPipeline(
+        pipeline = GenderSwapPipeline(
             registry.info(model_id),
             _SeenPerception(perception),
             pictures_through(inpaint),
             pictures_through(image_to_image),
         )
+        self._generate = pictures_traced(tracing_of(tracing), "GenderSwap", pipeline.generate)
 
     async def generate(self, spec: GenderSwapSpec) -> AsyncGenerator[PipelineEvent, None]:
         """Yield ``Accepted`` first and ``Completed`` last; raise a ``LimnerError``.
 
         Cancelling the stream cancels whatever the other replicas do for it.
         """
-        async with aclosing(self._pipeline.generate(spec)) as events:
+        async with aclosing(self._generate(spec)) as events:
             async for event in events:
                 yield event
 
@@ -98,4 +103,4 @@ def gender_swap_app(
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=_SHUTDOWN_S,
     )
-    return deployment(GenderSwap).bind(perception, inpaint, image_to_image, settings.model)
+    return deployment(GenderSwap).bind(perception, inpaint, image_to_image, settings.model, settings.tracing)

@@ -16,6 +16,7 @@ from core.settings import AppSettings
 from core.specs import ImageToImageSpec, UpscaleSpec
 from core.types import PipelineEvent
 from deployments.serving.pipeline_replica import Pipeline, PipelineReplica, pipeline_app
+from deployments.serving.tracing import pictures_traced
 
 if TYPE_CHECKING:
     from deployments.pipeline.painting import Painter
@@ -30,7 +31,7 @@ class ImageToImage(PipelineReplica[ImageToImageSpec]):
         from deployments.pipeline.networks import has_controlnet
         from deployments.pipeline.upscale import UpscalePipeline
 
-        self._upscaling = UpscalePipeline(parts, painter)
+        self._upscale = pictures_traced(self.tracing, "Upscale", UpscalePipeline(parts, painter).generate)
         return ImageToImagePipeline(
             parts,
             painter,
@@ -40,7 +41,7 @@ class ImageToImage(PipelineReplica[ImageToImageSpec]):
 
     async def upscale(self, spec: UpscaleSpec) -> AsyncGenerator[PipelineEvent, None]:
         """As ``generate``, for upscaling."""
-        async with aclosing(self._upscaling.generate(spec)) as events:
+        async with aclosing(self._upscale(spec)) as events:
             async for event in events:
                 yield event
 

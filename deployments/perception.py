@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ray import serve
+from ray.util.metrics import Counter
 
 from core.settings import AppSettings
 from core.telemetry import configure, log, logger
@@ -44,6 +45,9 @@ class Perception:
         parts = load_parts(settings.model, own, settings.safety, "cuda" if settings.use_gpu else "cpu")
         limits = settings.router.limits
         self._perceiver = Perceiver(parts, max_pixels=max(limits.max_upload_pixels, limits.max_output_pixels))
+        self._verdicts = Counter(
+            "limner_moderation_verdicts", "Pictures and previews that were checked.", ("verdict",)
+        )
         took_s = round(time.monotonic() - began, 2)
         log(_LOG, logging.INFO, "perception ready", model=settings.model, took_s=took_s)
 
@@ -63,7 +67,10 @@ class Perception:
 
     async def moderate(self, pictures: tuple[bytes, ...]) -> tuple[Verdict, ...]:
         """One verdict per picture file, in order. Without pictures it tells whether any could be checked."""
-        return await self._perceiver.moderate(pictures)
+        verdicts = await self._perceiver.moderate(pictures)
+        for verdict in verdicts:
+            self._verdicts.inc(tags={"verdict": "blocked" if verdict.blocked else "allowed"})
+        return verdicts
 
     async def check_health(self) -> None:
         """Answering is the check: the event loop is alive."""

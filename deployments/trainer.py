@@ -18,14 +18,17 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from core.errors import Conflict, LimnerError
+from core.figures import Figures
 from core.settings import AppSettings
 from core.specs import Face, FoundMask, MaskSpec
 from core.telemetry import configure, log, logger
 from core.training import Adapter, AdapterFormat, ImportSpec, Job, TrainingSpec
 from deployments.pipeline.threads import actor_options
 from deployments.serving.handles import ask, pictures_through
+from deployments.serving.meters import Meters
 from deployments.training import run
 from deployments.training.attempt import Launch, Workshop
+from deployments.training.census import CENSUS_PERIOD_S, Census
 from deployments.training.class_pictures import ClassPictures
 from deployments.training.desk import Desk
 from deployments.training.dispatch import Dispatcher
@@ -98,8 +101,11 @@ class Trainer:
         class_pictures = ClassPictures(blobs, pictures_through(text_to_image), self._model)
         self._dispatcher = Dispatcher(Workshop(jobs, blobs, launch, class_pictures, own, device))
         self._sweep = Sweep(self._engine, blobs)
+        self._figures = Figures()
+        self._census = Census(self._engine, self._figures)
         loop = asyncio.get_running_loop()
-        self._running = [loop.create_task(self._dispatcher.run()), loop.create_task(self._keep_clean())]
+        work = self._dispatcher.run(), self._keep_clean(), self._keep_counting()
+        self._running = [loop.create_task(each) for each in work]
         log(_LOG, logging.INFO, "trainer ready", model=settings.model)
 
     async def submit(self, spec: TrainingSpec) -> Job:
@@ -186,6 +192,16 @@ class Trainer:
             except Exception as error:
                 log(_LOG, logging.ERROR, "the store cannot be swept", error=type(error).__name__)
             await asyncio.sleep(_SWEEP_PERIOD_S)
+
+    async def _keep_counting(self) -> None:
+        meters = Meters()
+        while True:
+            try:
+                await asyncio.to_thread(self._census.take)
+            except Exception as error:
+                log(_LOG, logging.WARNING, "jobs cannot be counted", error=type(error).__name__)
+            meters.export(self._figures)
+            await asyncio.sleep(CENSUS_PERIOD_S)
 
 
 def ray_tasks(settings: AppSettings, train: Train = run.train) -> RayTasks:

@@ -1,7 +1,8 @@
-"""Writes the RayService patches with Serve's configuration: ``python -m k8s.render``, ``make manifests``.
+"""Writes generated manifests: ``python -m k8s.render``, ``make manifests``.
 
-The single source is ``serve_config.yaml``. A folder's ``serve.yaml`` says what differs there: ``args`` are
-merged into the application's arguments, ``deployments`` become Serve's overrides of single deployments.
+The single source of Serve's configuration in the RayService patches is ``serve_config.yaml``. A folder's
+``serve.yaml`` says what differs there: ``args`` are merged into the application's arguments, ``deployments``
+become Serve's overrides of single deployments.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import yaml
 
 from core.settings import EMBEDDED_FAMILY, AppSettings
+from k8s import monitoring
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "serve_config.yaml"
@@ -26,6 +28,9 @@ def main() -> None:
     for folder in FOLDERS:
         path = HERE / folder / "serve-config.yaml"
         path.write_text(patch(folder), "utf-8")
+        print(path.relative_to(HERE.parent))
+    for path, text in monitoring.generated().items():
+        path.write_text(text, "utf-8")
         print(path.relative_to(HERE.parent))
 
 

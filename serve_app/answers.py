@@ -22,6 +22,8 @@ from serve_app.negotiation import EVENT_STREAM, JSON, preferred
 from serve_app.pipelines import GenerationPipeline
 from serve_app.resolve import Resolved, S
 from serve_app.sse import EventStream, encode_event
+from serve_app.traces import with_trace
+from serve_app.traffic import Ending, ending_of
 
 Events = AsyncGenerator[PipelineEvent, None]
 
@@ -43,12 +45,15 @@ async def answer(
 ) -> Response:
     """What ``pipeline`` makes of the request. Disconnecting cancels the work."""
     followed = representation.media_type == EVENT_STREAM
-    events = pipeline.generate(replace(resolved.spec, progress=followed))
+    spec = replace(resolved.spec, progress=followed)
+    events = pipeline.generate(with_trace(request.scope, spec))
     telling = _Telling(resolved, response_model)
     if followed:
         return await _stream(request, telling, events)
     began = float(request.scope.get("limner.began", time.monotonic()))
     predicted_s, completed = await unless_disconnected(request, _completed(events, began))
+    ending = ending_of(request.scope)
+    ending.predicted_s, ending.completed = predicted_s, completed
     router_s = time.monotonic() - began - completed.timings.total_s
     headers = telling.headers | {"Server-Timing": server_timing(completed.timings, router_s, predicted_s)}
     if representation.media_type == JSON:
@@ -166,7 +171,10 @@ async def _stream(request: Request, telling: _Telling[S], events: Events) -> Eve
     except BaseException:
         await events.aclose()
         raise
-    encoded = _encoded(accepted, events, telling, problems.request_id_of(request))
+    ending = ending_of(request.scope)
+    began = float(request.scope.get("limner.began", time.monotonic()))
+    ending.predicted_s = time.monotonic() - began + accepted.predicted_finish_s
+    encoded = _encoded(accepted, events, telling, problems.request_id_of(request), ending)
     return EventStream(encoded, events, telling.headers)
 
 
@@ -178,7 +186,7 @@ async def _accepted(events: Events) -> Accepted:
 
 
 async def _encoded(
-    accepted: Accepted, events: Events, telling: _Telling[S], request_id: str
+    accepted: Accepted, events: Events, telling: _Telling[S], request_id: str, ending: Ending
 ) -> AsyncGenerator[bytes, None]:
     """The events in wire format, ending in exactly one ``completed`` or ``error``."""
     yield encode_event("accepted", telling.accepted(accepted))
@@ -186,6 +194,7 @@ async def _encoded(
         async for event in events:
             if isinstance(event, Completed):
                 last = encode_event("completed", telling.completed(event).model_dump(mode="json"))
+                ending.completed = event
                 break
             if isinstance(event, Progress):
                 yield encode_event("progress", asdict(event))
@@ -196,6 +205,7 @@ async def _encoded(
     except Exception as error:
         # The status line is out already: here the stream's last event is what a 500 is elsewhere.
         known = problems.known_error(error, request_id)
+        ending.problem(known.status, known.code)
         last = encode_event("error", problems.problem(known, request_id))
     yield last
 

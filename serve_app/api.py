@@ -5,7 +5,9 @@ from __future__ import annotations
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
+from core.figures import Figures
 from core.settings import RouterSettings
+from core.tracing import Tracing
 from core.types import ModelInfo
 from serve_app import (
     adapter_files,
@@ -31,6 +33,7 @@ from serve_app.records import Records
 from serve_app.request_scope import RequestScopeMiddleware
 from serve_app.schemas import Index
 from serve_app.styles import load_styles
+from serve_app.traffic import Traffic
 from serve_app.trainer import Trainer
 
 API_VERSION = "0.1.0"
@@ -67,13 +70,15 @@ def build_api(
     *,
     prompt_rules: bool = False,
     echo_request_id: bool = True,
+    figures: Figures | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application over ``pipelines``; the first of ``models`` is the default one.
 
     ``records`` are what the store knows of members' adapters and jobs, which ``trainer`` changes.
     ``prompt_rules`` is whether prompts have to keep the rules of ``prompt_rules.toml``.
     ``echo_request_id`` is off behind a proxy that puts ``x-request-id`` on responses itself, as Ray
-    Serve's does.
+    Serve's does. ``figures`` take in how requests end, ``tracing`` spans of some.
     """
     app = FastAPI(
         title="Limner",
@@ -85,6 +90,29 @@ def build_api(
     )
     problems.install(app)
     openapi.install(app, settings.limits)
+    _add_middleware(app, settings, echo_request_id, None if figures is None else Traffic(figures), tracing)
+    styles = load_styles()
+    index = Index(name="Limner", version=API_VERSION, links=catalogue.LINKS)
+    offer = Offer(models, styles, settings.limits, load_prompt_rules() if prompt_rules else None)
+    for route in _DRAWING_ROUTES:
+        app.include_router(route.build_router(pipelines, offer, records))
+    app.include_router(mask.build_router(pipelines, offer))
+    app.include_router(adapters.build_router(trainer, offer, records))
+    app.include_router(adapter_files.build_router(trainer, records))
+    app.include_router(jobs.build_router(trainer, records, settings.job_poll_s))
+    app.include_router(catalogue.build_router(models, styles, index))
+    app.include_router(catalogue.build_problem_router())
+    app.include_router(health.build_router(pipelines))
+    return app
+
+
+def _add_middleware(
+    app: FastAPI,
+    settings: RouterSettings,
+    echo_request_id: bool,
+    traffic: Traffic | None,
+    tracing: Tracing | None,
+) -> None:
     # The last one added is outermost: CORS headers belong on errors too.
     limits = settings.limits
     app.add_middleware(
@@ -96,7 +124,9 @@ def build_api(
             f"{ADAPTERS}/import": limits.max_adapter_bytes + limits.max_body_bytes,
         },
     )
-    app.add_middleware(RequestScopeMiddleware, echo_request_id=echo_request_id)
+    app.add_middleware(
+        RequestScopeMiddleware, echo_request_id=echo_request_id, traffic=traffic, tracing=tracing
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -105,16 +135,3 @@ def build_api(
             allow_headers=["*"],
             expose_headers=_EXPOSED_HEADERS,
         )
-    styles = load_styles()
-    index = Index(name="Limner", version=API_VERSION, links=catalogue.LINKS)
-    offer = Offer(models, styles, limits, load_prompt_rules() if prompt_rules else None)
-    for route in _DRAWING_ROUTES:
-        app.include_router(route.build_router(pipelines, offer, records))
-    app.include_router(mask.build_router(pipelines, offer))
-    app.include_router(adapters.build_router(trainer, offer, records))
-    app.include_router(adapter_files.build_router(trainer, records))
-    app.include_router(jobs.build_router(trainer, records, settings.job_poll_s))
-    app.include_router(catalogue.build_router(models, styles, index))
-    app.include_router(catalogue.build_problem_router())
-    app.include_router(health.build_router(pipelines))
-    return app

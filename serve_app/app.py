@@ -14,6 +14,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
+from core.figures import Figures
 from core.settings import AppSettings, safety_enabled
 from core.specs import (
     FoundMask,
@@ -26,6 +27,7 @@ from core.specs import (
     UpscaleSpec,
 )
 from core.telemetry import configure
+from core.tracing import tracing_of
 from core.training import Adapter, AdapterFormat, ImportSpec, Job, TrainingSpec
 from core.types import ModelInfo, PipelineEvent
 from deployments.denoiser import denoiser_app
@@ -35,6 +37,7 @@ from deployments.inpaint import inpaint_app
 from deployments.perception import perception_app
 from deployments.pipeline.networks import has_inpainting_unet
 from deployments.serving.handles import ask, pictures_through
+from deployments.serving.meters import keep_exporting
 from deployments.serving.scaling import replica_options
 from deployments.text_to_image import text_to_image_app
 from deployments.trainer import trainer_app
@@ -173,6 +176,8 @@ class Router:
         self._records = Records(lambda: open_store(settings.store))
         self._models = models
         self._settings = settings
+        self._figures = Figures()
+        self._exporting = asyncio.get_running_loop().create_task(keep_exporting(self._figures))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Ray Serve's own middleware echoes X-Request-ID already.
@@ -184,6 +189,8 @@ class Router:
             self._settings.router,
             prompt_rules=safety_enabled(self._settings.safety, self._models[0].family),
             echo_request_id=False,
+            figures=self._figures,
+            tracing=tracing_of(self._settings.tracing),
         )
 
 

@@ -21,9 +21,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from core.errors import InvalidRequest, LimnerError, MalformedRequest, NotFound
 from core.telemetry import log, logger
+from serve_app.traffic import ending_of
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_ERRORS = 20
@@ -127,7 +129,22 @@ def _retry_after(error: LimnerError) -> dict[str, str]:
 def _response(members: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     # ASCII, since member names that a client made up may hold lone surrogates.
     content = json.dumps(members, default=str).encode("ascii")
-    return Response(content, members["status"], {**(headers or {}), "Cache-Control": "no-store"}, MEDIA_TYPE)
+    told = {**(headers or {}), "Cache-Control": "no-store"}
+    return _ProblemResponse(members["code"], content, members["status"], told)
+
+
+class _ProblemResponse(Response):
+    """A problem that notes its code as the request's ending, whoever rendered it."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, code: str, content: bytes, status: int, headers: Mapping[str, str]) -> None:
+        super().__init__(content, status, headers)
+        self._code = code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ending_of(scope).problem(self.status_code, self._code)
+        await super().__call__(scope, receive, send)
 
 
 def request_id_of(request: Request) -> str:

@@ -95,6 +95,7 @@ class DenoiseRequest:
     progress: bool = True
     snapshot: Snapshot | None = None
     moved: bool = False
+    traceparent: str | None = None
 
     @property
     def key(self) -> BatchKey:

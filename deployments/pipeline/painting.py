@@ -222,6 +222,7 @@ def request_of(
         priority=spec.priority,
         preview_every=spec.preview_every,
         progress=spec.progress,
+        traceparent=spec.traceparent,
         adapters=tuple(
             engine.AdapterInput(adapter_id=use.adapter_id, weight=use.weight, sha256=use.sha256)
             for use in spec.adapters

@@ -15,10 +15,12 @@ from ray.serve.handle import DeploymentHandle
 from core.settings import AppSettings, PipelineSettings, safety_enabled
 from core.specs import GenerationSpec
 from core.telemetry import configure, log, logger
+from core.tracing import tracing_of
 from core.types import PipelineEvent
 from deployments.pipeline.threads import actor_options, num_cores
 from deployments.serving.handles import ask, denoise_through
 from deployments.serving.scaling import replica_options
+from deployments.serving.tracing import pictures_traced
 
 if TYPE_CHECKING:
     from deployments.pipeline.denoising import Denoise
@@ -60,6 +62,7 @@ class PipelineReplica(ABC, Generic[Spec]):
 
         configure()
         self.settings, self.own = settings, own
+        self.tracing = tracing_of(settings.tracing)
         began = time.monotonic()
         torch.set_num_threads(own.num_threads or num_cores())
         blobs = BlobsAtNeed(settings.store.blobs_url)
@@ -70,7 +73,8 @@ class PipelineReplica(ABC, Generic[Spec]):
         if safety_enabled(settings.safety, self._parts.info.family):
             moderation = Moderation(lambda pictures: self.perceive("moderate", pictures)).check
         painter = Painter(self.denoising(), preview_size=own.preview_size, moderate=moderation)
-        self._pipeline = self.build(self._parts, painter)
+        pipeline = self.build(self._parts, painter)
+        self._generate = pictures_traced(self.tracing, type(self).__name__, pipeline.generate)
         took_s = round(time.monotonic() - began, 2)
         log(_LOG, logging.INFO, "pipeline ready", pipeline=type(self).__name__, took_s=took_s)
 
@@ -91,7 +95,7 @@ class PipelineReplica(ABC, Generic[Spec]):
 
         Cancelling the stream cancels every picture of the request.
         """
-        async with aclosing(self._pipeline.generate(spec)) as events:
+        async with aclosing(self._generate(spec)) as events:
             async for event in events:
                 yield event
 
