@@ -63,7 +63,7 @@ class Denoiser:
         from deployments.engine.preview import PreviewMap
         from deployments.engine.samplers import NoiseSchedule
         from deployments.engine.thread import EngineThread
-        from deployments.engine.unet import fast_branch, fast_unet
+        from deployments.engine.unet import fast_branch, load_fast_unet
         from deployments.pipeline.adapter_cache import AdapterCache, BlobsAtNeed
         from deployments.pipeline.networks import load_branches, load_inpainting_unet
         from weights import registry
@@ -72,8 +72,13 @@ class Denoiser:
         configure()
         began = time.monotonic()
         device = "cuda" if use_gpu else "cpu"
-        loaded = load_inpainting_unet(model_id) if inpainting else registry.load_unet(model_id)
-        unet, dtype = fast_unet(loaded, settings.precision, device, settings.num_threads)
+        load = load_inpainting_unet if inpainting else registry.load_unet
+        unet, dtype = load_fast_unet(
+            lambda dtype, device: load(model_id, dtype=dtype, device=device),
+            settings.precision,
+            device,
+            settings.num_threads,
+        )
         branches = {} if inpainting else load_branches(model_id)
         preview = registry.preview_map(model_id)
         self._engine = Engine(

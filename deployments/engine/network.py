@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from deployments.engine.added import added_shapes
 from deployments.engine.branch import Branch
 from deployments.engine.conditioning import Layout, residuals_of
 from deployments.engine.cost import CostModel
@@ -113,7 +114,9 @@ class Network:
 def native_key(config: Any) -> BatchKey:
     """The shape that a UNet of this diffusers configuration was trained for."""
     size, num_tokens = config.sample_size, 77
-    return BatchKey(config.in_channels, size, size, num_tokens, config.cross_attention_dim)
+    return BatchKey(
+        config.in_channels, size, size, num_tokens, config.cross_attention_dim, added_shapes(config)
+    )
 
 
 def measure_step_ms(
@@ -125,10 +128,10 @@ def measure_step_ms(
     """
     sample = _zeros(rows, key.channels, key.height, key.width, dtype=dtype, device=device)
     context = torch.zeros(rows, key.num_tokens, key.context_dim, dtype=dtype, device=device)
-    added = {name: torch.zeros(rows, *shape, dtype=dtype, device=device) for name, shape in key.added_shapes}
+    added = _zero_conditions(key, rows, dtype, device)
     timestep = torch.ones(rows, device=device)
     return _least_ms(
-        lambda: unet(sample, timestep, context, added_cond_kwargs=added or None, return_dict=False)[0],
+        lambda: unet(sample, timestep, context, added_cond_kwargs=added, return_dict=False)[0],
         repeats,
     )
 
@@ -155,8 +158,9 @@ def measure_branch_ms(
         device=device,
     )
     context = torch.zeros(rows, key.num_tokens, branch.context_dim, dtype=dtype, device=device)
+    added = _zero_conditions(key, rows, dtype, device)
     timestep = torch.ones(rows, device=device)
-    return _least_ms(lambda: branch(sample, timestep, context, conditioning).mid, repeats)
+    return _least_ms(lambda: branch(sample, timestep, context, conditioning, added).mid, repeats)
 
 
 def calibrate(
@@ -206,6 +210,13 @@ def _typical_factors(unet: Any) -> LoraFactors:
         for path, layer in unet.named_modules()
         if isinstance(layer, nn.Linear) and path.endswith(_ATTENTION)
     }
+
+
+def _zero_conditions(
+    key: BatchKey, rows: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor] | None:
+    zeros = {name: torch.zeros(rows, *shape, dtype=dtype, device=device) for name, shape in key.added_shapes}
+    return zeros or None
 
 
 def _zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:

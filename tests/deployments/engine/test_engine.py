@@ -107,14 +107,16 @@ def test_added_conditions_reach_the_rows_they_belong_to() -> None:
             return super().forward(*inputs, **options)
 
     unet = Recorder(CONTEXT_DIM)
+    unet.config.addition_embed_type, unet.config.addition_time_embed_dim = "text_time", 2
+    unet.config.projection_class_embeddings_input_dim = 6 * 2 + 3
     own = engine(unet)
     wanted = request(
-        added_conditions={"time_ids": torch.ones(2), "text_embeds": torch.ones(3)},
+        added_conditions={"time_ids": torch.ones(6), "text_embeds": torch.ones(3)},
         negative_added_conditions={"text_embeds": torch.zeros(3)},
     )
     submitted(own, wanted)
     own.step()
-    assert unet.added["time_ids"].tolist() == [[1, 1], [1, 1]]
+    assert unet.added["time_ids"].tolist() == [[1] * 6] * 2
     assert unet.added["text_embeds"].tolist() == [[0, 0, 0], [1, 1, 1]]
 
 

@@ -22,7 +22,8 @@ from deployments.pipeline.adapter_cache import AdapterCache
 from deployments.pipeline.parts import PipelineParts, load_parts
 from deployments.pipeline.powerpaint.conditioning import conditioning_of
 from deployments.pipeline.powerpaint.prompts import TaskPrompts
-from deployments.pipeline.prompts import Adaptation, Prompt, PromptEncoder
+from deployments.pipeline.prompts import PromptEncoder
+from deployments.pipeline.text import Adaptation, Prompt
 from store.blobs import Blobs
 from tests.adapter_files import merge, put, random_layers
 from weights import registry
@@ -162,7 +163,7 @@ async def test_prompts_of_other_members_share_a_forward(
     encoder: PromptEncoder, factors: Mapping[str, LoraFactors]
 ) -> None:
     sizes: list[int] = []
-    encoder._encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    encoder._reader.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     wanted = [
         Prompt(words, 0, ((name, 1.0),)) for words, name in zip(("red", "cat", "dog"), NAMES, strict=False)
     ]

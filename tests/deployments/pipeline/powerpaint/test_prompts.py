@@ -8,7 +8,8 @@ import torch
 from core.errors import InvalidRequest
 from core.specs import Task
 from deployments.pipeline.powerpaint.prompts import Layout, TaskPrompts
-from deployments.pipeline.prompts import Prompt, PromptEncoder
+from deployments.pipeline.prompts import PromptEncoder
+from deployments.pipeline.text import Prompt
 from tests.powerpaint_files import build_v1_release, build_v2_release
 from weights import powerpaint, registry
 from weights.powerpaint import words_of
