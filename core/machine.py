@@ -89,11 +89,12 @@ def parse_gpus(table: str) -> tuple[Gpu, ...]:
 
 
 def _memory(root: Path) -> dict[str, int]:
-    lines = (root / "proc/meminfo").read_text("utf-8").splitlines()
-    pairs = (line.split(":", 1) for line in lines if ":" in line)
-    return {
-        name: int(value.split()[0]) * 1024 for name, value in pairs if name in ("MemTotal", "MemAvailable")
-    }
+    found: dict[str, int] = {}
+    for line in (root / "proc/meminfo").read_text("utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name in ("MemTotal", "MemAvailable"):
+            found[name] = int(value.split()[0]) * 1024
+    return found
 
 
 def _num_cores(root: Path) -> int:

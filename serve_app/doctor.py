@@ -1,4 +1,4 @@
-"""``limner doctor``: what this machine has, and which installed models it can serve with which deployments."""
+"""``limner doctor``: what this machine has, and which installed models fit it, deployment by deployment."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from core.settings import AppSettings
 from weights import footprint, registry
 from weights.footprint import GIGABYTE, RAY_BYTES, Need
 
-_NOTE = """Peak memory in GB, estimated from the models' files and from measurements (docs/memory.md): every replica
-busy at once, pictures of the model's default size, a full batch of max_rows. Adapters that are held in memory
-(adapter_cache_bytes) and trainings come on top."""
+_NOTE = """Peak memory in GB, estimated from the models' files and from measurements (docs/memory.md): every
+replica busy at once, pictures of the model's default size, a full batch of max_rows. Adapters that are held
+in memory (adapter_cache_bytes) and trainings come on top."""
 
 
 def add_command(commands: Any, config: Path) -> None:
@@ -91,9 +91,8 @@ def _print(machine: Machine, settings: AppSettings, verdicts: Sequence[dict[str,
     print(f"memory     {_gigabytes(machine.total_bytes)} GB, {_gigabytes(machine.free_bytes)} GB free")
     for gpu in machine.gpus:
         half = "bfloat16" if gpu.bfloat16 else "float16 only: set the Denoiser's precision to float16"
-        print(
-            f"GPU        {gpu.name}, {_gigabytes(gpu.total_bytes)} GB, {_gigabytes(gpu.free_bytes)} GB free, {half}"
-        )
+        sizes = f"{_gigabytes(gpu.total_bytes)} GB, {_gigabytes(gpu.free_bytes)} GB free"
+        print(f"GPU        {gpu.name}, {sizes}, {half}")
     if not machine.gpus:
         print("GPU        none")
     where = "GPU memory" if settings.use_gpu else "memory"

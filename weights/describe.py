@@ -38,8 +38,9 @@ def is_sdxl(folder: Path) -> bool:
     """Whether a folder in diffusers layout is of the Stable Diffusion XL family, by its pipeline's class or,
     where it does not say, by the added conditions of its UNet."""
     index = folder / "model_index.json"
-    if index.exists():
-        return str(read_config(index).get("_class_name", "")).startswith("StableDiffusionXL")
+    named = read_config(index).get("_class_name") if index.exists() else None
+    if named is not None:
+        return str(named).startswith("StableDiffusionXL")
     unet = folder / "unet" / "config.json"
     return unet.exists() and read_config(unet).get("addition_embed_type") == "text_time"
 

@@ -25,8 +25,8 @@ GIGABYTE = 1_000_000_000
 _TORCH_BYTES, _PLAIN_BYTES, RAY_BYTES = 900_000_000, 200_000_000, 1_000_000_000
 # CUDA's context and libraries, per process.
 _CUDA_BYTES = 600_000_000
-# Values alive at once in a UNet step, in feature maps of the first level, per row; and of a VAE decoding, in feature
-# maps of the last level, per picture.
+# Values alive at once, in feature maps of the level with the most pixels: of a UNet step per row, of a VAE's
+# decoding per picture.
 _STEP_MAPS, _DECODE_MAPS = 24.0, 8.0
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _TEXTS = ("text_encoder", "text_encoder_2")

@@ -11,6 +11,7 @@ from typing import Any
 
 from weights import ldm, open_clip
 from weights.convert import SD15, SDXL, Checkpoint, family_configs, modern_names
+from weights.describe import read_config
 from weights.errors import RefusedWeights
 from weights.tensor_file import Tensor, read_tensors
 

@@ -149,7 +149,8 @@ def test_every_layer_of_a_real_unet_is_known_by_its_original_name_too(family: Pa
     shapes = convert.expected_shapes("unet", config)
     names = [name for name, shape in shapes.items() if name.endswith(".weight") and len(shape) > 1]
     for name in names:
-        original = ldm_checkpoint.ldm_unet(name).removesuffix(".weight").replace(".", "_")
+        renamed = ldm_checkpoint.ldm_unet(name, attention_above=family == convert.SDXL)
+        original = renamed.removesuffix(".weight").replace(".", "_")
         assert key_of(f"lora_unet_{original}.alpha").path == name.removesuffix(".weight")
 
 

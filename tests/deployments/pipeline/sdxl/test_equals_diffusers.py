@@ -129,7 +129,7 @@ async def test_image_to_image(
     drawing = ImageToImagePipeline(parts, Painter(replicas.denoise), describe=None, structure=False)
     (picture,) = await pictures(drawing, spec)
     latents = await parts.encoder.encode(PICTURE)
-    # Given latents, diffusers draws nothing before the noise either. It would take their size for the picture's.
+    # Given latents, diffusers draws nothing before the noise either; their size is not the picture's.
     expected = reference(StableDiffusionXLImg2ImgPipeline, sdxl, sampler)(
         spec.prompt,
         image=latents[None],
@@ -198,7 +198,8 @@ async def test_inpainting(
 async def test_preserving_draws_the_picture_itself_where_nothing_is_asked(
     parts: PipelineParts, replicas: Replicas
 ) -> None:
-    spec = replace(RESTYLED, strategy=Strategy.PRESERVE, prompt="", negative_prompt="", guidance_scale=1.0)
+    words = {"prompt": "red hair", "negative_prompt": "red hair"}
+    spec = replace(RESTYLED, strategy=Strategy.PRESERVE, guidance_scale=1.0, **words)
     drawing = ImageToImagePipeline(parts, Painter(replicas.denoise), describe=None, structure=False)
     (picture,) = await pictures(drawing, replace(spec, num_inference_steps=40))
     decoded = await parts.decoder.decode(await parts.encoder.encode(PICTURE))
