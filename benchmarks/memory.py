@@ -1,4 +1,4 @@
-"""Peak memory of a Denoiser and of a pipeline replica, family by family: python -m benchmarks.memory --family sd15.
+"""Peak memory of a Denoiser and of a pipeline replica: python -m benchmarks.memory --family sd15.
 
 Each is a process of its own that loads a model of full size with random weights, computes one picture's worth
 and says the most memory that it ever had. Needs disk for the weights of one model, no network.
@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from deployments.engine.work import BatchKey
 from weights import clip_bpe, convert, registry
 
 ROLES = ("process", "denoiser", "pipeline")
@@ -93,8 +95,6 @@ def _in_own_process(role: str, model_id: str, options: argparse.Namespace) -> An
 
 
 def _measured(options: argparse.Namespace) -> dict[str, float]:
-    import torch
-
     before = _peak_gb()
     began = time.perf_counter()
     loaded_s, loaded = 0.0, before
@@ -103,7 +103,7 @@ def _measured(options: argparse.Namespace) -> dict[str, float]:
         import ray  # noqa: F401
         import transformers  # noqa: F401
     elif options.role == "denoiser":
-        from deployments.engine.network import measure_step_ms, native_key
+        from deployments.engine.network import native_key
         from deployments.engine.unet import load_fast_unet
 
         unet, dtype = load_fast_unet(
@@ -113,8 +113,7 @@ def _measured(options: argparse.Namespace) -> dict[str, float]:
             0,
         )
         loaded_s, loaded = time.perf_counter() - began, _peak_gb()
-        # Counts the call that is not measured alone.
-        measure_step_ms(unet, native_key(unet.config), options.rows, dtype, torch.device("cpu"), repeats=0)  # type: ignore[arg-type]
+        _step(unet, native_key(unet.config), options.rows, dtype)
     else:
         import asyncio
 
@@ -127,6 +126,14 @@ def _measured(options: argparse.Namespace) -> dict[str, float]:
         side = parts.info.default_size
         parts.decoder.decode_batch([torch.zeros(parts.latent_shape(side, side))])
     return {"import_gb": before, "loaded_gb": loaded, "peak_gb": _peak_gb(), "load_s": round(loaded_s, 1)}
+
+
+def _step(unet: Any, key: BatchKey, num_rows: int, dtype: torch.dtype) -> None:
+    sample = torch.zeros(num_rows, key.channels, key.height, key.width, dtype=dtype)
+    context = torch.zeros(num_rows, key.num_tokens, key.context_dim, dtype=dtype)
+    added = {name: torch.zeros(num_rows, *shape, dtype=dtype) for name, shape in key.added_shapes}
+    with torch.inference_mode():
+        unet(sample, torch.ones(num_rows), context, added_cond_kwargs=added or None, return_dict=False)
 
 
 def _peak_gb() -> float:

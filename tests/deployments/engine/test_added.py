@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.types import SamplerName
 from deployments.engine.added import UnsupportedUNet, added_shapes
@@ -33,25 +33,27 @@ def conditioned(name: str = "r", *, seed: int = 0, sizes: Sizes = WHOLE, **chang
     """A guided request with text of the model's width; ``sizes`` are original, crop and target."""
     pooled, negative = (noise_for(seed + offset, (POOLED_WIDTH,)) for offset in (3_000, 4_000))
     ids = torch.tensor([side for pair in sizes for side in pair], dtype=torch.float32)
-    return request(
-        name,
-        seed=seed,
-        prompt_embeds=noise_for(seed + 1_000, (5, sum(WIDTHS))),
-        negative_embeds=noise_for(seed + 2_000, (5, sum(WIDTHS))),
-        added_conditions={"text_embeds": pooled, "time_ids": ids},
-        negative_added_conditions={"text_embeds": negative},
-        **changes,
-    )
+    values: dict[str, Any] = {
+        "prompt_embeds": noise_for(seed + 1_000, (5, sum(WIDTHS))),
+        "negative_embeds": noise_for(seed + 2_000, (5, sum(WIDTHS))),
+        "added_conditions": {"text_embeds": pooled, "time_ids": ids},
+        "negative_added_conditions": {"text_embeds": negative},
+    }
+    return request(name, seed=seed, **{**values, **changes})
+
+
+class Pooling(nn.Module):
+    """What diffusers asks a second text encoder for when it is given embeddings."""
+
+    config = SimpleNamespace(projection_dim=POOLED_WIDTH)
+    dtype = torch.float32
 
 
 def by_diffusers(wanted: DenoiseRequest, sizes: Sizes) -> Tensor:
     pipeline = StableDiffusionXLPipeline(
         vae=AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, sample_size=8),
         text_encoder=None,
-        # diffusers asks it for the width of the pooled text alone.
-        text_encoder_2=SimpleNamespace(
-            config=SimpleNamespace(projection_dim=POOLED_WIDTH), dtype=torch.float32
-        ),
+        text_encoder_2=Pooling(),
         tokenizer=None,
         tokenizer_2=None,
         unet=UNET,
