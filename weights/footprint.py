@@ -18,7 +18,7 @@ from weights import convert, registry
 from weights.catalogue import Entry, entries
 from weights.describe import read_config
 from weights.errors import RefusedWeights
-from weights.tensor_file import read_tensors
+from weights.tensor_file import Tensor, read_tensors
 
 GIGABYTE = 1_000_000_000
 # A process with torch, diffusers and Ray; one with Ray alone; Ray's own and the proxy's.
@@ -29,6 +29,9 @@ _CUDA_BYTES = 600_000_000
 # decoding per picture.
 _STEP_MAPS, _DECODE_MAPS = 24.0, 8.0
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+# Ranks up to this one have room in a slot; most adapters are for these layers.
+_MAX_RANK = 64
+_ADAPTED = tuple(f".{name}.weight" for name in ("to_q", "to_k", "to_v", "to_out.0"))
 _TEXTS = ("text_encoder", "text_encoder_2")
 _MAX_DECODED_PIXELS = 8 * 512 * 512
 _PERCEPTION_PARTS = ("clipseg", "clip", "safety_checker")
@@ -63,6 +66,9 @@ def needs_of(model_id: str, settings: AppSettings, machine: Machine) -> tuple[Ne
         own = settings.denoiser
         item = _unet_item_bytes(own.precision, settings.use_gpu, machine)
         busy = parameters * item + own.max_rows * model.row_bytes(item)
+        if settings.use_gpu:
+            # Main memory is taken by the slots in use alone.
+            busy += (own.adapter_slots + 1) * _MAX_RANK * model.rank_values * item
         found.append(_need(name, own.num_replicas, busy, settings.use_gpu))
     for name, pipeline in pipelines.items():
         item = 2 if settings.use_gpu and model.is_sdxl and pipeline.precision != "float32" else 4
@@ -90,21 +96,29 @@ def total(needs: tuple[Need, ...]) -> tuple[int, int]:
 
 def num_parameters(folder: Path, part: str) -> int:
     """Parameters of ``part`` in a model's ``folder``, by the headers of its files; 0 where it has none."""
+    return sum(math.prod(tensor.shape) for tensor in _tensors(folder, part).values())
+
+
+def _tensors(folder: Path, part: str) -> dict[str, Tensor]:
     try:
         file = convert.weight_file(folder, part)
         files = [] if file is None else [file]
     except RefusedWeights:
         files = sorted((folder / part).glob("*.safetensors"))
-    return sum(math.prod(tensor.shape) for path in files for tensor in read_tensors(path).values())
+    return {name: tensor for path in files for name, tensor in read_tensors(path).items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """Parameters of a model's networks, and the shapes that its pictures pass through them in."""
+    """Parameters of a model's networks, and the shapes that its pictures pass through them in.
+
+    ``rank_values`` are those of an adapter of rank 1 for the UNet's attention layers.
+    """
 
     unet: int
     text: int
     vae: int
+    rank_values: int
     inpainting_unet: int
     controlnet: int
     perception: int
@@ -122,6 +136,11 @@ class _Model:
             unet=num_parameters(folder, "unet"),
             text=sum(num_parameters(folder, part) for part in _TEXTS),
             vae=num_parameters(folder, "vae"),
+            rank_values=sum(
+                sum(tensor.shape)
+                for name, tensor in _tensors(folder, "unet").items()
+                if name.endswith(_ADAPTED) and len(tensor.shape) == 2
+            ),
             inpainting_unet=0 if inpainting is None else num_parameters(inpainting, "unet"),
             controlnet=_all_parameters(attached["controlnet"]) if "controlnet" in attached else 0,
             perception=own + others,

@@ -95,7 +95,7 @@ def _filled(
     for name in sorted(tensors, key=lambda key: (str(tensors[key].path), tensors[key].start)):
         path, _, leaf = places[name].rpartition(".")
         owner = network.get_submodule(path)
-        value = _read(tensors[name], dtype).to(device)
+        value = _read(tensors[name]).to(device=device, dtype=dtype)
         expected = getattr(owner, leaf).shape
         if value.shape != expected:
             # Older autoencoders have their attention as 1 × 1 convolutions.
@@ -104,8 +104,8 @@ def _filled(
     return network
 
 
-def _read(tensor: Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The tensor in ``dtype``. It is read, not mapped: mapped pages would be in memory beside it."""
+def _read(tensor: Tensor) -> torch.Tensor:
+    """The tensor as it is stored. It is read, not mapped: mapped pages would be in memory beside it."""
     import torch
 
     kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -120,7 +120,7 @@ def _read(tensor: Tensor, dtype: torch.dtype) -> torch.Tensor:
             if not num_read:
                 raise BrokenWeights(f"{tensor.path} is truncated.")
             left = left[num_read:]
-    return value.to(dtype)
+    return value
 
 
 def _stored_name(part: str, name: str) -> str:

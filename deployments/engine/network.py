@@ -27,6 +27,8 @@ from deployments.engine.work import BatchKey
 _GUIDED = 2
 _TYPICAL, _TYPICAL_RANK = "typical", 16
 _ADAPTED_ROWS = 8
+# From here on a call is measured once, and more rows or adapters are not: a start would take an hour.
+_SLOW_MS = 3_000.0
 _ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 
 
@@ -171,14 +173,21 @@ def calibrate(
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    """Measure a step at several row counts of a shape, and what each branch and an adapter add to a row."""
+    """Measure a step at several row counts of a shape, and what each branch and an adapter add to a row.
+
+    Where a step is slow the device is full with few rows, and more of them cost in proportion.
+    """
+    step_ms = 0.0
     for rows in sorted({1, max_rows, *(2**i for i in range(1, max_rows.bit_length()))}):
-        cost.calibrate(key, rows, measure_step_ms(network.unet, key, rows, dtype, device))
+        step_ms = measure_step_ms(network.unet, key, rows, dtype, device)
+        cost.calibrate(key, rows, step_ms)
+        if step_ms > _SLOW_MS:
+            break
     channels = network.unet.config.out_channels
     for name, branch in network.branches.items():
         ms = measure_branch_ms(branch, key, channels, _GUIDED, dtype, device)
         cost.calibrate_branch(name, ms / cost.step_ms(key, _GUIDED))
-    if network.slots is not None:
+    if network.slots is not None and step_ms <= _SLOW_MS:
         cost.calibrate_adapters(_adapter_share(network.unet, network.slots, key, max_rows, dtype, device))
 
 
@@ -230,4 +239,6 @@ def _least_ms(call: Callable[[], Tensor], repeats: int) -> float:
             began = time.perf_counter()
             call().flatten()[0].item()  # waits for the device
             taken_s.append(time.perf_counter() - began)
+            if taken_s[-1] * 1_000 > _SLOW_MS:
+                return taken_s[-1] * 1_000
     return min(taken_s[1:]) * 1_000

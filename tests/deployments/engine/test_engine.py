@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from core.errors import (
     QueueFull,
 )
 from core.types import Priority, SamplerName
+from deployments.engine import network
 from deployments.engine.cost import CostModel
+from deployments.engine.network import native_key
 from deployments.engine.preview import PreviewMap
 from deployments.engine.request import (
     Done,
@@ -225,3 +228,12 @@ def test_warm_up_measures_the_shape_of_the_unet() -> None:
     engine(unet, cost=cost, max_rows=6).warm_up()
     assert sorted(set(unet.rows_seen)) == [1, 2, 4, 6]
     assert 0 < cost.step_ms(request().key, 6) < 10_000
+
+
+def test_warm_up_of_a_slow_unet_measures_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, cost = VirtualClock(), CostModel()
+    monkeypatch.setattr(network, "time", SimpleNamespace(perf_counter=clock))
+    unet = TinyUNet(CONTEXT_DIM, clock, row_s=4.0)
+    engine(unet, cost=cost, max_rows=8, adapter_slots=4).warm_up()
+    assert unet.rows_seen == [1]
+    assert cost.step_ms(native_key(unet.config), 6) == pytest.approx(24_000)
