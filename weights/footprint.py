@@ -73,7 +73,7 @@ def needs_of(model_id: str, settings: AppSettings, machine: Machine) -> tuple[Ne
     for name, pipeline in pipelines.items():
         item = 2 if settings.use_gpu and model.is_sdxl and pipeline.precision != "float32" else 4
         # The encoder half in float32, the decoder half in what was measured to be best.
-        busy = model.text * item + model.vae * 4 + model.picture_bytes(4)
+        busy = model.text * item + model.vae * 4 + model.picture_bytes(4, pipeline.max_decode_batch)
         found.append(_need(name, pipeline.num_replicas, busy, settings.use_gpu))
     perception = settings.perception
     found.append(_need("Perception", perception.num_replicas, model.perception * 4, settings.use_gpu))
@@ -154,11 +154,12 @@ class _Model:
         area = int(self.unet_config["sample_size"]) ** 2
         return round(_STEP_MAPS * area * int(self.unet_config["block_out_channels"][0]) * item_bytes)
 
-    def picture_bytes(self, item_bytes: int) -> int:
+    def picture_bytes(self, item_bytes: int, max_batch: int) -> int:
         """What decoding takes beside the weights, of as many default pictures as are decoded together."""
         channels = [int(width) for width in self.vae_config["block_out_channels"]]
-        pixels = (int(self.unet_config["sample_size"]) * 2 ** (len(channels) - 1)) ** 2
-        together = max(pixels, _MAX_DECODED_PIXELS // pixels * pixels)
+        side = int(self.unet_config["sample_size"]) << len(channels) - 1
+        pixels = side * side
+        together = pixels * max(1, min(max_batch, _MAX_DECODED_PIXELS // pixels))
         return round(_DECODE_MAPS * together * channels[0] * item_bytes)
 
 

@@ -112,9 +112,10 @@ def _read(tensor: Tensor) -> torch.Tensor:
     if tensor.dtype not in kinds:
         raise BrokenWeights(f"{tensor.path} has values of type {tensor.dtype}.")
     value = torch.empty(tensor.shape, dtype=kinds[tensor.dtype])
+    flat: Any = value.reshape(-1).view(torch.uint8).numpy()
     with tensor.path.open("rb", buffering=0) as file:
         file.seek(tensor.start)
-        left = memoryview(value.reshape(-1).view(torch.uint8).numpy())
+        left = memoryview(flat)
         while left:
             num_read = file.readinto(left)
             if not num_read:

@@ -56,7 +56,7 @@ class TwoPromptEncoders:
         )
         positive = _joined(left, right)
         if zeroed:
-            negative = Encoded(*(None if each is None else torch.zeros_like(each) for each in positive))
+            negative = _zeros_like(positive)
         elif left_negative is None or right_negative is None:
             return Embeds(positive.states, None, positive.pooled)
         else:
@@ -96,6 +96,11 @@ def load_prompts(model_id: str, settings: PipelineSettings, device: str) -> Prom
         num_slots=MAX_ADAPTERS,
     )
     return TwoPromptEncoders(first, second, zero_empty=registry.zeroes_empty_prompts(model_id))
+
+
+def _zeros_like(encoded: Encoded) -> Encoded:
+    pooled = None if encoded.pooled is None else torch.zeros_like(encoded.pooled)
+    return Encoded(torch.zeros_like(encoded.states), pooled)
 
 
 def _joined(left: Encoded, right: Encoded) -> Encoded:

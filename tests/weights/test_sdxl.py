@@ -12,6 +12,7 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
     convert_open_clip_checkpoint,
 )
+from safetensors.torch import load_file
 from transformers import CLIPTextModelWithProjection
 
 from core.types import SamplerName
@@ -20,7 +21,7 @@ from tests.weights import ldm_checkpoint as ldm
 from weights import convert, install, registry, single_file
 from weights.catalogue import entries, read_manifest
 from weights.errors import BrokenWeights, RefusedWeights
-from weights.tensor_file import read_tensors
+from weights.tensor_file import read_tensors, write_float16
 
 MANIFEST = """
 [models.masks]
@@ -86,7 +87,7 @@ def assert_holds(model_id: str, manifest: Path, parts: dict[str, Any]) -> None:
         "text_encoder_2": registry.load_second_text(model_id, manifest)[1],
     }
     for part, network in parts.items():
-        state: dict[str, torch.Tensor] = loaded[part].state_dict()  # type: ignore[attr-defined]
+        state: dict[str, torch.Tensor] = loaded[part].state_dict()
         assert state.keys() == network.state_dict().keys()
         for name, value in network.state_dict().items():
             assert torch.equal(state[name], value.half().float()), (part, name)
@@ -243,13 +244,11 @@ def test_the_familys_configs_describe_stable_diffusion_xl(
 def test_rows_and_transposes_are_read_from_a_file(tmp_path: Path) -> None:
     matrix = torch.arange(24, dtype=torch.float32).reshape(6, 4)
     (tensor,) = read_tensors(ldm.save({"x": matrix}, tmp_path / "x.safetensors")).values()
-    convert.write_float16(
+    write_float16(
         tmp_path / "out.safetensors",
         {"rows": tensor.part(1, 3), "turned": tensor.transpose()},
         {"rows": (2, 4), "turned": (4, 6)},
     )
-    from safetensors.torch import load_file
-
     found = load_file(tmp_path / "out.safetensors")
     assert torch.equal(found["rows"], matrix[2:4].half())
     assert torch.equal(found["turned"], matrix.T.half())

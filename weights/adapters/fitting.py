@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,7 +41,8 @@ def check_fits(weights: AdapterWeights, model_id: str, manifest: Path = registry
             )
         shapes = layer_shapes(model_id, part, manifest)
         fitted[part] = {path: _fitted(part, path, layers, shapes, model_id) for path in layers}
-    return replace(weights, **fitted)
+    every: dict[str, Any] = {**fitted}
+    return replace(weights, **every)
 
 
 def layer_shapes(model_id: str, part: str, manifest: Path = registry.MANIFEST) -> Shapes:

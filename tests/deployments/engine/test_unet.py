@@ -50,7 +50,8 @@ class Loads:
 
     def __call__(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
         self.asked.append((dtype, device.type))
-        return small_unet().to(device, dtype)
+        unet: nn.Module = small_unet().to(device, dtype)
+        return unet
 
 
 @pytest.mark.parametrize(

@@ -245,10 +245,12 @@ async def test_parts_take_adapters_from_the_store(
 
 async def test_powerpaints_words_are_adapted_too(parts: PipelineParts) -> None:
     asked = spec(("a", 0.9))
-    prompts = TaskPrompts(parts.prompts, parts.prompts)
+    own = parts.prompts
+    assert isinstance(own, PromptEncoder)
+    prompts = TaskPrompts(own, own)
     embeds = await conditioning_of(parts, prompts, Task.TEXT_GUIDED, 1.0).embed(asked)
     assert embeds.positive is (await parts.embed(asked)).positive
-    prompts = TaskPrompts(parts.prompts)
+    prompts = TaskPrompts(own)
     plain = await conditioning_of(parts, prompts, Task.OBJECT_REMOVAL, 1.0).embed(spec())
     embeds = await conditioning_of(parts, prompts, Task.OBJECT_REMOVAL, 1.0).embed(asked)
     assert (embeds.positive - plain.positive).abs().max() > 0.01

@@ -170,7 +170,8 @@ async def test_the_picture_is_that_of_diffusers(
 async def test_each_text_encoder_is_adapted_by_its_own_layers_alone(
     adapted_parts: PipelineParts, weights: AdapterWeights, blobs: Blobs, part: str
 ) -> None:
-    alone = AdapterWeights(**{name: {} for name in NETWORKS} | {part: weights.parts[part]})
+    layers: dict[str, Any] = {name: {} for name in NETWORKS}
+    alone = AdapterWeights(**{**layers, part: weights.parts[part]})
     use = AdapterUse(adapter_id="adp_2", weight=1.0, sha256=put(blobs, "adp_2", alone), has_text_encoder=True)
     plain = await adapted_parts.embed(DRAWN)
     told = await adapted_parts.embed(replace(DRAWN, adapters=(use,), sampler=SamplerName.EULER))

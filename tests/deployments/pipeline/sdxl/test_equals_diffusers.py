@@ -198,10 +198,10 @@ async def test_inpainting(
 async def test_preserving_draws_the_picture_itself_where_nothing_is_asked(
     parts: PipelineParts, replicas: Replicas
 ) -> None:
-    words = {"prompt": "red hair", "negative_prompt": "red hair"}
-    spec = replace(RESTYLED, strategy=Strategy.PRESERVE, guidance_scale=1.0, **words)
+    spec = replace(RESTYLED, strategy=Strategy.PRESERVE, guidance_scale=1.0, num_inference_steps=40)
+    spec = replace(spec, prompt="red hair", negative_prompt="red hair")
     drawing = ImageToImagePipeline(parts, Painter(replicas.denoise), describe=None, structure=False)
-    (picture,) = await pictures(drawing, replace(spec, num_inference_steps=40))
+    (picture,) = await pictures(drawing, spec)
     decoded = await parts.decoder.decode(await parts.encoder.encode(PICTURE))
     assert psnr_db(picture, decoded) > 30
 
