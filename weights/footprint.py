@@ -22,7 +22,9 @@ from weights.tensor_file import Tensor, read_tensors
 
 GIGABYTE = 1_000_000_000
 # A process with torch, diffusers and Ray; one with Ray alone; Ray's own and the proxy's.
-_TORCH_BYTES, _PLAIN_BYTES, RAY_BYTES = 900_000_000, 200_000_000, 1_000_000_000
+_TORCH_BYTES, _PLAIN_BYTES, RAY_BYTES = 600_000_000, 200_000_000, 1_000_000_000
+# What main memory has beside weights: other layouts of some, and what the allocator keeps for later.
+_HOST_SLACK = 1.25
 # CUDA's context and libraries, per process.
 _CUDA_BYTES = 600_000_000
 # Values alive at once, in feature maps of the level with the most pixels: of a UNet step per row, of a VAE's
@@ -33,7 +35,7 @@ _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _MAX_RANK = 64
 _ADAPTED = tuple(f".{name}.weight" for name in ("to_q", "to_k", "to_v", "to_out.0"))
 _TEXTS = ("text_encoder", "text_encoder_2")
-_MAX_DECODED_PIXELS = 8 * 512 * 512
+_MAX_DECODED_PIXELS = 1024 * 1024
 _PERCEPTION_PARTS = ("clipseg", "clip", "safety_checker")
 
 
@@ -61,22 +63,21 @@ def needs_of(model_id: str, settings: AppSettings, machine: Machine) -> tuple[Ne
     denoisers = {"Denoiser": model.unet + model.controlnet}
     if model.inpainting_unet:
         denoisers["InpaintDenoiser"] = model.inpainting_unet
-    found = []
+    use_gpu, found = settings.use_gpu, []
     for name, parameters in denoisers.items():
         own = settings.denoiser
-        item = _unet_item_bytes(own.precision, settings.use_gpu, machine)
-        busy = parameters * item + own.max_rows * model.row_bytes(item)
-        if settings.use_gpu:
+        item = _unet_item_bytes(own.precision, use_gpu, machine)
+        busy = own.max_rows * model.row_bytes(item)
+        if use_gpu:
             # Main memory is taken by the slots in use alone.
             busy += (own.adapter_slots + 1) * _MAX_RANK * model.rank_values * item
-        found.append(_need(name, own.num_replicas, busy, settings.use_gpu))
+        found.append(_need(name, own.num_replicas, parameters * item, busy, use_gpu))
     for name, pipeline in pipelines.items():
-        item = 2 if settings.use_gpu and model.is_sdxl and pipeline.precision != "float32" else 4
-        # The encoder half in float32, the decoder half in what was measured to be best.
-        busy = model.text * item + model.vae * 4 + model.picture_bytes(4, pipeline.max_decode_batch)
-        found.append(_need(name, pipeline.num_replicas, busy, settings.use_gpu))
+        item = 2 if use_gpu and model.is_sdxl and pipeline.precision != "float32" else 4
+        busy = model.picture_bytes(4, pipeline.max_decode_batch)
+        found.append(_need(name, pipeline.num_replicas, model.text * item + model.vae * 4, busy, use_gpu))
     perception = settings.perception
-    found.append(_need("Perception", perception.num_replicas, model.perception * 4, settings.use_gpu))
+    found.append(_need("Perception", perception.num_replicas, model.perception * 4, 0, use_gpu))
     plain = {
         "Router": settings.router.num_replicas,
         "GenderSwap": settings.gender_swap.num_replicas,
@@ -163,10 +164,10 @@ class _Model:
         return round(_DECODE_MAPS * together * channels[0] * item_bytes)
 
 
-def _need(name: str, count: int, busy_bytes: int, use_gpu: bool) -> Need:
+def _need(name: str, count: int, weight_bytes: int, busy_bytes: int, use_gpu: bool) -> Need:
     if use_gpu:
-        return Need(name, count, _TORCH_BYTES, busy_bytes + _CUDA_BYTES)
-    return Need(name, count, _TORCH_BYTES + busy_bytes)
+        return Need(name, count, _TORCH_BYTES, weight_bytes + busy_bytes + _CUDA_BYTES)
+    return Need(name, count, _TORCH_BYTES + round(_HOST_SLACK * weight_bytes) + busy_bytes)
 
 
 def _unet_item_bytes(precision: Precision, use_gpu: bool, machine: Machine) -> int:
