@@ -91,28 +91,32 @@ def _filled(
     places = {_stored_name(part, name): name for name in network.state_dict()}
     tensors = _tensors(part, folder)
     _check(f"{part} in {folder}", places, tensors)
+    # What is to be converted or to go elsewhere passes through one buffer, the size of the largest tensor.
+    passing = torch.empty(
+        max((each.stop - each.start for each in tensors.values()), default=0), dtype=torch.uint8
+    )
     # In the order of the file, which is read but once.
     for name in sorted(tensors, key=lambda key: (str(tensors[key].path), tensors[key].start)):
         path, _, leaf = places[name].rpartition(".")
         owner = network.get_submodule(path)
-        value = _read(tensors[name]).to(device=device, dtype=dtype)
-        expected = getattr(owner, leaf).shape
-        if value.shape != expected:
-            # Older autoencoders have their attention as 1 × 1 convolutions.
-            value = value.reshape(expected)
+        # Older autoencoders have their attention as 1 × 1 convolutions.
+        shape = getattr(owner, leaf).shape
+        value = _read(tensors[name], dtype, torch.device(device), passing).reshape(shape)
         owner._parameters[leaf] = torch.nn.Parameter(value, requires_grad=False)
     return network
 
 
-def _read(tensor: Tensor) -> torch.Tensor:
-    """The tensor as it is stored. It is read, not mapped: mapped pages would be in memory beside it."""
+def _read(tensor: Tensor, dtype: torch.dtype, device: torch.device, passing: torch.Tensor) -> torch.Tensor:
+    """The tensor as ``dtype`` on ``device``. Read, not mapped: mapped pages would be in memory beside it."""
     import torch
 
     kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     if tensor.dtype not in kinds:
         raise BrokenWeights(f"{tensor.path} has values of type {tensor.dtype}.")
-    value = torch.empty(tensor.shape, dtype=kinds[tensor.dtype])
-    flat: Any = value.reshape(-1).view(torch.uint8).numpy()
+    stored, num_bytes = kinds[tensor.dtype], tensor.stop - tensor.start
+    stays = stored == dtype and device.type == "cpu"
+    room = torch.empty(num_bytes, dtype=torch.uint8) if stays else passing[:num_bytes]
+    flat: Any = room.numpy()
     with tensor.path.open("rb", buffering=0) as file:
         file.seek(tensor.start)
         left = memoryview(flat)
@@ -121,7 +125,8 @@ def _read(tensor: Tensor) -> torch.Tensor:
             if not num_read:
                 raise BrokenWeights(f"{tensor.path} is truncated.")
             left = left[num_read:]
-    return value
+    value = room.view(stored).reshape(tensor.shape)
+    return value if stays else value.to(device=device, dtype=dtype, copy=True)
 
 
 def _stored_name(part: str, name: str) -> str:

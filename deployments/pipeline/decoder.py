@@ -31,7 +31,8 @@ _MAX_PIXELS = 1024 * 1024
 class PictureDecoder:
     """The VAE decoder of one replica; pictures that wait and have one size share a forward pass.
 
-    ``sample_size`` is the side of the latents that precision is measured on.
+    ``sample_size`` is the side of the latents that precision is measured on. With ``upcast`` it is never
+    run in float16: the values inside some autoencoders grow beyond that, and pictures turn black.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class PictureDecoder:
         device: str = "cpu",
         max_batch: int = 8,
         sample_size: int = 32,
+        upcast: bool = False,
     ) -> None:
         self._scaling_factor = float(vae.config.scaling_factor)
         self.latent_channels = int(vae.config.latent_channels)
@@ -53,8 +55,7 @@ class PictureDecoder:
         sample = torch.randn(
             (1, self.latent_channels, sample_size, sample_size), generator=torch.Generator().manual_seed(0)
         )
-        # In float16 the values inside such an autoencoder grow beyond its range and pictures turn black.
-        self._upcast = bool(vae.config.get("force_upcast", False))
+        self._upcast = upcast
         self._layers, self.dtype, duration_s = self._chosen(exact, precision, sample)
         self._pixel_s = duration_s / (sample_size * self.factor) ** 2
         self._batcher: Batcher[torch.Tensor, Pixels] = Batcher(

@@ -19,6 +19,9 @@ from deployments.pipeline.text import NOT_ADAPTED, Adaptation
 from deployments.pipeline.two_encoders import load_prompts
 from weights import registry
 
+# diffusers' configs say so of every autoencoder; it is true of this family's.
+_UPCAST_FAMILY = "sdxl"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PipelineParts:
@@ -89,6 +92,12 @@ def load_parts(
         registry.info(model_id),
         load_prompts(model_id, settings, device),
         PictureEncoder(vae, device=device, max_batch=settings.max_decode_batch),
-        PictureDecoder(vae, precision=settings.precision, device=device, max_batch=settings.max_decode_batch),
+        PictureDecoder(
+            vae,
+            precision=settings.precision,
+            device=device,
+            max_batch=settings.max_decode_batch,
+            upcast=registry.info(model_id).family == _UPCAST_FAMILY and bool(vae.config.force_upcast),
+        ),
         adapters,
     )

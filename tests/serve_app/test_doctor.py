@@ -72,14 +72,14 @@ def test_every_model_is_judged_and_the_chosen_one_decides(
 
 
 def test_replicas_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    many = AppSettings(text_to_image=PipelineSettings(num_replicas=20))
+    many = AppSettings(text_to_image=PipelineSettings(num_replicas=40))
     status, _ = told(LAPTOP, capsys, many)
     assert status == 1
 
 
 @pytest.mark.parametrize(
     ("free", "fits"),
-    [((24,), True), ((2.0, 2.0), True), ((1.0, 1.0), False), ((0.4, 0.4, 0.4, 24), True), ((), False)],
+    [((24,), True), ((3.0, 3.0), True), ((0.6, 0.6), False), ((0.4, 0.4, 0.4, 24), True), ((), False)],
 )
 def test_a_replica_is_on_one_gpu(free: tuple[float, ...], fits: bool) -> None:
     cards = tuple(Gpu("card", 24 * GIGABYTE, round(room * GIGABYTE), 8.6) for room in free)

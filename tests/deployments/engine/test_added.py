@@ -46,7 +46,7 @@ class Pooling(nn.Module):
     """What diffusers asks a second text encoder for when it is given embeddings."""
 
     config = SimpleNamespace(projection_dim=POOLED_WIDTH)
-    dtype = torch.float32
+    dtype, device = torch.float32, torch.device("cpu")
 
 
 def by_diffusers(wanted: DenoiseRequest, sizes: Sizes) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 
 from core.errors import GenerationFailed
@@ -81,10 +80,12 @@ def test_the_estimate_grows_with_the_area(decoder: PictureDecoder) -> None:
 
 
 def test_an_autoencoder_that_overflows_in_float16_is_not_run_in_it(vae: Any) -> None:
-    assert PictureDecoder(vae, precision="float16", sample_size=8).dtype == torch.float16
-    upcast = AutoencoderKL.from_config({**vae.config, "force_upcast": True})
-    assert PictureDecoder(upcast, precision="float16", sample_size=8).dtype == torch.float32
-    assert PictureDecoder(upcast, precision="bfloat16", sample_size=8).dtype == torch.bfloat16
+    def dtype(precision: Precision, **options: bool) -> torch.dtype:
+        return PictureDecoder(vae, precision=precision, sample_size=8, **options).dtype
+
+    assert dtype("float16") == torch.float16
+    assert dtype("float16", upcast=True) == torch.float32
+    assert dtype("bfloat16", upcast=True) == torch.bfloat16
 
 
 @pytest.mark.parametrize(("side", "number"), [(128, 64), (512, 4), (1024, 1), (2048, 1)])
