@@ -88,9 +88,12 @@ def _filled(
     network.eval().requires_grad_(False)
     if torch.device(device).type == "meta":
         return network.to(dtype)
-    places = {_stored_name(part, name): name for name in network.state_dict()}
+    state = network.state_dict()
+    places = {_stored_name(part, name): name for name in state}
     tensors = _tensors(part, folder)
-    _check(f"{part} in {folder}", places, tensors)
+    _check(
+        f"{part} in {folder}", {name: tuple(state[place].shape) for name, place in places.items()}, tensors
+    )
     # What is to be converted or to go elsewhere passes through one buffer, the size of the largest tensor.
     passing = torch.empty(
         max((each.stop - each.start for each in tensors.values()), default=0), dtype=torch.uint8
@@ -99,9 +102,8 @@ def _filled(
     for name in sorted(tensors, key=lambda key: (str(tensors[key].path), tensors[key].start)):
         path, _, leaf = places[name].rpartition(".")
         owner = network.get_submodule(path)
-        # Older autoencoders have their attention as 1 × 1 convolutions.
-        shape = getattr(owner, leaf).shape
-        value = _read(tensors[name], dtype, torch.device(device), passing).reshape(shape)
+        value = _read(tensors[name], dtype, torch.device(device), passing)
+        value = value.reshape(state[places[name]].shape)
         owner._parameters[leaf] = torch.nn.Parameter(value, requires_grad=False)
     return network
 
@@ -150,8 +152,19 @@ def _tensors(part: str, folder: Path) -> dict[str, Tensor]:
     return convert.modern_names(part, found)
 
 
-def _check(what: str, places: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    for fault, names in (("lacks", places.keys() - tensors), ("has no place for", tensors.keys() - places)):
+def _check(what: str, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]) -> None:
+    misshapen = {
+        name
+        for name in shapes.keys() & tensors
+        # Older autoencoders have their attention as 1 × 1 convolutions.
+        if tensors[name].shape not in (shapes[name], (*shapes[name], 1, 1))
+    }
+    faults = {
+        "lacks": shapes.keys() - tensors,
+        "has no place for": tensors.keys() - shapes,
+        "has another shape for": misshapen,
+    }
+    for fault, names in faults.items():
         if names:
             listed = ", ".join(sorted(names)[:_NUM_NAMED]) + (", …" if len(names) > _NUM_NAMED else "")
-            raise BrokenWeights(f"The {what} {fault} {len(names)} of {len(places)} parameters: {listed}.")
+            raise BrokenWeights(f"The {what} {fault} {len(names)} of {len(shapes)} parameters: {listed}.")
