@@ -20,7 +20,8 @@ from deployments.engine.request import DenoiseRequest, Done, noise_for
 from deployments.engine.samplers import NoiseSchedule, scheduler_for
 from deployments.engine.unet import fast_unet
 from deployments.pipeline.decoder import PictureDecoder
-from deployments.pipeline.prompts import Prompt, PromptEncoder
+from deployments.pipeline.prompts import PromptEncoder
+from deployments.pipeline.text import Prompt
 from weights import registry
 
 Clock = Callable[[], float]

@@ -27,7 +27,10 @@ from deployments.serving.scaling import LOAD, WORK_S, replica_options
 from deployments.serving.tracing import steps_traced
 
 if TYPE_CHECKING:
+    import torch
+
     from deployments.engine.branch import Branch
+    from deployments.engine.engine import Engine
     from deployments.engine.report import EngineStats
     from deployments.engine.request import DenoiseEvent, DenoiseRequest
     from deployments.pipeline.adapter_cache import CacheStats
@@ -64,39 +67,14 @@ class Denoiser:
         tracing: TracingSettings = _NO_TRACING,
     ) -> None:
         # torch and diffusers take ten seconds to import: only the replica pays for them.
-        from deployments.engine.cost import CostModel
-        from deployments.engine.engine import Engine
-        from deployments.engine.preview import PreviewMap
-        from deployments.engine.samplers import NoiseSchedule
         from deployments.engine.thread import EngineThread
-        from deployments.engine.unet import fast_branch, fast_unet
         from deployments.pipeline.adapter_cache import AdapterCache, BlobsAtNeed
         from deployments.pipeline.adapter_streaming import stream_with_adapters
-        from deployments.pipeline.networks import load_branches, load_inpainting_unet
-        from weights import registry
         from weights.adapters import unet_factors
 
         configure()
         began = time.monotonic()
-        device = "cuda" if use_gpu else "cpu"
-        loaded = load_inpainting_unet(model_id) if inpainting else registry.load_unet(model_id)
-        unet, dtype = fast_unet(loaded, settings.precision, device, settings.num_threads)
-        branches = {} if inpainting else load_branches(model_id)
-        preview = registry.preview_map(model_id)
-        self._engine = Engine(
-            unet,
-            NoiseSchedule.from_config(registry.scheduler_config(model_id)),
-            dtype=dtype,
-            device=device,
-            max_rows=settings.max_rows,
-            max_queued_requests=settings.max_queued_requests,
-            cost=CostModel(),
-            branches={
-                name: cast("Branch", fast_branch(branch, dtype, device)) for name, branch in branches.items()
-            },
-            preview=None if preview is None else PreviewMap.from_mapping(preview),
-            adapter_slots=settings.adapter_slots,
-        )
+        self._engine, dtype = _load_engine(model_id, settings, "cuda" if use_gpu else "cpu", inpainting)
         blobs = BlobsAtNeed(store.blobs_url)
         self._adapters = AdapterCache(blobs, settings.adapter_cache_bytes, unet_factors)
         streaming = partial(stream_with_adapters, self._engine, self._adapters)
@@ -179,6 +157,44 @@ class Denoiser:
     def _record(self) -> None:
         self._metrics.record(self._engine.stats())
         self._metrics.record_adapters(self._adapters.stats(), len(self._engine.resident_adapters()))
+
+
+def _load_engine(
+    model_id: str, settings: DenoiserSettings, device: str, inpainting: bool
+) -> tuple[Engine, torch.dtype]:
+    """The engine of ``model_id`` with its branches, cold, and the precision of its UNet."""
+    from deployments.engine.cost import CostModel
+    from deployments.engine.engine import Engine
+    from deployments.engine.preview import PreviewMap
+    from deployments.engine.samplers import NoiseSchedule
+    from deployments.engine.unet import fast_branch, load_fast_unet
+    from deployments.pipeline.networks import load_branches, load_inpainting_unet
+    from weights import registry
+
+    load = load_inpainting_unet if inpainting else registry.load_unet
+    unet, dtype = load_fast_unet(
+        lambda dtype, device: load(model_id, dtype=dtype, device=device),
+        settings.precision,
+        device,
+        settings.num_threads,
+    )
+    branches = {} if inpainting else load_branches(model_id)
+    preview = registry.preview_map(model_id)
+    engine = Engine(
+        unet,
+        NoiseSchedule.from_config(registry.scheduler_config(model_id)),
+        dtype=dtype,
+        device=device,
+        max_rows=settings.max_rows,
+        max_queued_requests=settings.max_queued_requests,
+        cost=CostModel(),
+        branches={
+            name: cast("Branch", fast_branch(branch, dtype, device)) for name, branch in branches.items()
+        },
+        preview=None if preview is None else PreviewMap.from_mapping(preview),
+        adapter_slots=settings.adapter_slots,
+    )
+    return engine, dtype
 
 
 def replica_is_draining() -> bool:

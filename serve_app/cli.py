@@ -1,6 +1,6 @@
 """The command line: ``limner serve`` runs the whole service on this machine, in a Ray cluster of its own.
 
-``limner weights`` installs models for it."""
+``limner weights`` installs models for it, ``limner doctor`` tells which of them fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import yaml
 from pydantic import ValidationError
 
 from core.settings import AppSettings, LocalServer
-from serve_app import weights_cli
+from serve_app import doctor, weights_cli
 
 _MAX_MESSAGE_BYTES = 2**29
 SERVE_CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--config", type=Path, default=SERVE_CONFIG, help="serve_config.yaml to read arguments from"
     )
     weights_cli.add_commands(commands)
+    doctor.add_command(commands, SERVE_CONFIG)
     options = parser.parse_args(argv)
     if options.command == "weights":
         return weights_cli.run(options)
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if server.model is not None:
         settings = settings.model_copy(update={"model": server.model})
+    if options.command == "doctor":
+        return doctor.run(options, settings)
     if not weights_cli.ensure_installed(settings.model):
         return 1
     return run_local(server, settings)

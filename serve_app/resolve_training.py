@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from core.errors import InvalidRequest
 from core.settings import RequestLimits
 from core.training import ImportSpec, TrainingOptions, TrainingSpec
-from core.training_defaults import defaults_for
+from core.training_defaults import check_trainable, defaults_for
 from core.types import ModelInfo
 from serve_app.adapter_requests import ImportRequest, TrainingRequest
 from serve_app.offer import Offer, find_model
@@ -27,8 +27,10 @@ def resolve_training(
 
     Raises:
         InvalidRequest, ModerationBlocked: for the first value that breaks a limit or a rule.
+        MissingPart: for a model whose family cannot be trained.
     """
     model = find_model(request.model, offer.models)
+    check_trainable(model.family)
     options = _options(request, model, offer.limits)
     _check_words(request, model, offer)
     return TrainingSpec(

@@ -43,7 +43,7 @@ def layer_of(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
     if parts[0] == "deployments":
         return ".".join(parts[:2]) if len(parts) > 2 else "deployments"
-    if parts[0] == "serve_app" and parts[-1] in ("app.py", "cli.py", "weights_cli.py"):
+    if parts[0] == "serve_app" and parts[-1] in ("app.py", "cli.py", "weights_cli.py", "doctor.py"):
         return "serve_app.root"
     return parts[0]
 

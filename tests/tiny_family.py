@@ -24,7 +24,7 @@ def build_tiny_family(folder: Path, *, prediction_type: str = "v_prediction", se
     """Write the family to ``folder`` in diffusers layout; returns ``folder``."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        tokenizer = _tokenizer()
+        tokenizer = tiny_tokenizer()
         StableDiffusionPipeline(
             vae=_vae(),
             text_encoder=_text_encoder(tokenizer),
@@ -47,7 +47,7 @@ def build_tiny_family(folder: Path, *, prediction_type: str = "v_prediction", se
     return folder
 
 
-def _tokenizer() -> CLIPTokenizer:
+def tiny_tokenizer(**options: str) -> CLIPTokenizer:
     """Byte-pair encoding of single letters, a few whole words, and punctuation."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789" + _PUNCTUATION)
     symbols = letters + [f"{letter}</w>" for letter in letters]
@@ -62,7 +62,7 @@ def _tokenizer() -> CLIPTokenizer:
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocab[special] = len(vocab)
     pairs = [(left, right) for left, right in (merge.split() for merge in dict.fromkeys(merges))]
-    return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=MODEL_MAX_LENGTH)
+    return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=MODEL_MAX_LENGTH, **options)
 
 
 def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

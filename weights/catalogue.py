@@ -11,7 +11,7 @@ import logging
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ class Entry:
 
     ``role`` says what it is to models of its family (a base, or something that completes one), ``part`` the
     name under which a base finds it. ``folder`` and ``files`` are None until it is installed. ``layout`` is
-    that of the source: ``single-file``, ``diffusers``, or ``files``, which are kept as they are.
+    that of the source: ``single-file``, ``diffusers``, or ``files``, which are kept as they are. ``also_for``
+    are other families that it completes, as the manifest has them.
     ``megabytes`` is about what is to be downloaded, ``refusal`` why it cannot be.
     """
 
@@ -64,6 +65,7 @@ class Entry:
     files: Mapping[str, Mapping[str, Any]] | None = None
     downloads: tuple[Download, ...] = ()
     requires: tuple[str, ...] = ()
+    also_for: tuple[str, ...] = ()
     megabytes: int | None = None
     refusal: str = ""
     embedded: bool = False
@@ -71,6 +73,10 @@ class Entry:
     @property
     def installed(self) -> bool:
         return self.folder is not None
+
+    def completes(self, family: str) -> bool:
+        """Whether it is for models of ``family``."""
+        return family == self.family or family in self.also_for
 
     @property
     def num_bytes(self) -> int | None:
@@ -106,7 +112,9 @@ def _installed(known: Mapping[str, Entry]) -> Iterator[Entry]:
         if model_id in known and known[model_id].embedded:
             continue
         try:
-            yield described(path)
+            entry = described(path)
+            # What a part is good for beyond its own family is known here, not where it was installed.
+            yield replace(entry, also_for=known[model_id].also_for) if model_id in known else entry
         except BrokenWeights as error:
             # One broken folder must not keep the other models from being served.
             log(_LOG, logging.WARNING, "model left out", model=model_id, reason=error.message)
@@ -125,7 +133,8 @@ def manifest_entry(model_id: str, manifest: Path = MANIFEST) -> Entry:
     own_path, files = table.pop("path", None), table.pop("files", {})
     family, role = table.pop("family"), table.pop("role", "base")
     texts = {name: table.pop(name, "") for name in ("description", "licence", "refusal")}
-    requires, layout = tuple(table.pop("requires", ())), table.pop("layout", "diffusers")
+    requires, also_for = tuple(table.pop("requires", ())), tuple(table.pop("also_for", ()))
+    layout = table.pop("layout", "diffusers")
     megabytes = table.pop("megabytes", None)
     repository, revision = table.pop("repository", ""), table.pop("revision", "main")
     downloads = tuple(_downloads(repository, revision, table.pop("downloads", {})))
@@ -144,6 +153,7 @@ def manifest_entry(model_id: str, manifest: Path = MANIFEST) -> Entry:
         files=None if own_path is None else files,
         downloads=downloads,
         requires=requires,
+        also_for=also_for,
         megabytes=megabytes,
         embedded=own_path is not None,
     )

@@ -1,7 +1,7 @@
 """Stable Diffusion checkpoints of any published layout to one layout: diffusers folders in float16.
 
-Reads single files with LDM keys and diffusers folders. Every tensor must have a place in the networks that
-the configs describe, and every place a tensor. Knows nothing of sources and hashes.
+Reads diffusers folders; single files are for ``single_file``. Every tensor must have a place in the networks
+that the configs describe, and every place a tensor. Knows nothing of sources and hashes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,18 @@ from weights import clip_bpe, ldm
 from weights.errors import RefusedWeights
 from weights.tensor_file import Tensor, read_tensors, write_float16
 
-SD15 = Path(__file__).with_name("families") / "sd15"
-_CONTEXT_WIDTHS = {1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+SD15, SDXL = (Path(__file__).with_name("families") / name for name in ("sd15", "sdxl"))
 # Where diffusers and transformers look for the weights of a part.
 WEIGHT_FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
 }
+_TEXTS = ("text_encoder", "text_encoder_2")
+_TOKENIZERS = ("tokenizer", "tokenizer_2")
+# What a model_index.json says besides naming classes.
+_OPTIONS = ("force_zeros_for_empty_prompt",)
 # Not parameters: buffers and heads that older versions saved along.
 _NOT_TEXT = {
     f"text_model.{name}" for name in ("embeddings.position_ids", "text_projection.weight", "logit_scale")
@@ -35,68 +39,21 @@ _NUM_NAMED = 3
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a source holds, in diffusers' names. ``configs`` maps parts to their configs."""
+    """What a source holds, in diffusers' names. ``configs`` maps parts to their configs.
+
+    ``tokenizers`` are the source's own folders; ``options`` of its ``model_index.json`` replace the family's.
+    """
 
     parts: Mapping[str, Mapping[str, Tensor]]
     configs: Mapping[str, Mapping[str, Any]]
     scheduler: Mapping[str, Any]
-    tokenizer: Path | None = None
+    tokenizers: Mapping[str, Path] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def in_channels(self) -> int:
         """4, or 9 for inpainting: latents, mask and masked picture."""
         return int(self.configs["unet"]["in_channels"])
-
-
-def read_single_file(path: Path, family: Path = SD15) -> Checkpoint:
-    """A file with LDM keys: UNet, text encoder, and an autoencoder unless it was left out.
-
-    Averaged (EMA) copies and the constants of the noise schedule are passed over. Raises
-    :class:`RefusedWeights` for a file of another model family.
-    """
-    tensors = read_tensors(path)
-    configs = _family_configs(family)
-    _check_family(path, tensors, configs)
-    unet_config = {**configs["unet"], "in_channels": tensors[ldm.FIRST_CONVOLUTION].shape[1]}
-    parts: dict[str, dict[str, Tensor]] = {"unet": {}, "vae": {}, "text_encoder": {}}
-    num_levels = len(configs["vae"]["block_out_channels"])
-    for key, tensor in tensors.items():
-        if key.startswith(ldm.UNET_PREFIX):
-            name = ldm.unet_name(key.removeprefix(ldm.UNET_PREFIX), unet_config["layers_per_block"])
-            parts["unet"][name or key] = tensor
-        elif key.startswith(ldm.VAE_PREFIX) and ".loss." not in key and ".model_ema." not in key:
-            name = ldm.vae_name(key.removeprefix(ldm.VAE_PREFIX), num_levels)
-            parts["vae"][name or key] = tensor
-        elif key.startswith(ldm.TEXT_PREFIX):
-            parts["text_encoder"][key.removeprefix(ldm.TEXT_PREFIX)] = tensor
-    if not parts["text_encoder"]:
-        raise RefusedWeights(f"{path.name} is refused: it has no text encoder ({ldm.TEXT_PREFIX}*).")
-    parts["text_encoder"] = _modern_names("text_encoder", parts["text_encoder"])
-    if not parts["vae"]:
-        del parts["vae"]
-    scheduler = dict(_read_json(family / "scheduler" / "scheduler_config.json"))
-    # Two empty tensors by which fine-tunes of the 1.x architecture say how they were trained.
-    if "v_pred" in tensors:
-        scheduler["prediction_type"] = "v_prediction"
-    if "ztsnr" in tensors:
-        scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    return Checkpoint(parts, {**configs, "unet": unet_config}, scheduler)
-
-
-def _check_family(
-    path: Path, tensors: Mapping[str, Tensor], configs: Mapping[str, Mapping[str, Any]]
-) -> None:
-    if ldm.FIRST_CONVOLUTION not in tensors:
-        raise RefusedWeights(
-            f"{path.name} is refused: it is no Stable Diffusion checkpoint in one file ({ldm.UNET_PREFIX}*)."
-        )
-    attention = tensors.get(ldm.FIRST_CROSS_ATTENTION)
-    width, wanted = (attention.shape[-1] if attention else 0), configs["unet"]["cross_attention_dim"]
-    if width != wanted:
-        named = _CONTEXT_WIDTHS.get(width, "another model family")
-        raise RefusedWeights(
-            f"{path.name} is refused: its text context is {width} wide, not {wanted}; it looks like {named}."
-        )
 
 
 def read_folder(folder: Path, family: Path = SD15) -> Checkpoint:
@@ -106,7 +63,7 @@ def read_folder(folder: Path, family: Path = SD15) -> Checkpoint:
     as a pickle only.
     """
     parts, configs = {}, {}
-    for part, config in _family_configs(family).items():
+    for part, config in family_configs(family).items():
         path = weight_file(folder, part)
         if path is None and part == "vae":
             continue
@@ -114,13 +71,16 @@ def read_folder(folder: Path, family: Path = SD15) -> Checkpoint:
             raise RefusedWeights(f"{folder} is refused: there are no weights in {folder / part}.")
         own = folder / part / "config.json"
         configs[part] = _read_json(own) if own.exists() else config
-        parts[part] = _modern_names(part, read_tensors(path))
+        parts[part] = modern_names(part, read_tensors(path))
     own_scheduler = folder / "scheduler" / "scheduler_config.json"
-    tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else None
+    tokenizers = {name: folder / name for name in _TOKENIZERS if (folder / name).is_dir()}
     scheduler = _read_json(
         own_scheduler if own_scheduler.exists() else family / "scheduler" / "scheduler_config.json"
     )
-    return Checkpoint(parts, {**_family_configs(family), **configs}, scheduler, tokenizer)
+    index = folder / "model_index.json"
+    said = _read_json(index) if index.exists() else {}
+    options = {name: said[name] for name in _OPTIONS if name in said}
+    return Checkpoint(parts, {**family_configs(family), **configs}, scheduler, tokenizers, options)
 
 
 def weight_file(folder: Path, part: str) -> Path | None:
@@ -143,9 +103,9 @@ def weight_file(folder: Path, part: str) -> Path | None:
 def read_vae(path: Path, family: Path = SD15) -> Mapping[str, Tensor]:
     """An autoencoder alone, in diffusers or LDM names, with or without ``first_stage_model.``"""
     tensors = read_tensors(path)
-    num_levels = len(_family_configs(family)["vae"]["block_out_channels"])
+    num_levels = len(family_configs(family)["vae"]["block_out_channels"])
     if any(".down_blocks." in key for key in tensors):
-        return _modern_names("vae", tensors)
+        return modern_names("vae", tensors)
     bare = {key.removeprefix(ldm.VAE_PREFIX): tensor for key, tensor in tensors.items()}
     halves = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
     kept = {key: tensor for key, tensor in bare.items() if key.startswith(halves)}
@@ -166,32 +126,39 @@ def write_model(checkpoint: Checkpoint, target: Path, family: Path = SD15) -> No
         _write_json(target / part / "config.json", config)
     (target / "scheduler").mkdir()
     _write_json(target / "scheduler" / "scheduler_config.json", checkpoint.scheduler)
-    if checkpoint.tokenizer is None:
-        clip_bpe.write_tokenizer(target / "tokenizer", family / "tokenizer" / "tokenizer_config.json")
-    else:
-        (target / "tokenizer").mkdir()
-        for path in checkpoint.tokenizer.iterdir():
-            if path.suffix in (".json", ".txt"):
-                shutil.copyfile(path, target / "tokenizer" / path.name)
-    shutil.copyfile(family / "model_index.json", target / "model_index.json")
-    width = _family_configs(family)["unet"]["cross_attention_dim"]
+    for name in (name for name in _TOKENIZERS if (family / name).is_dir()):
+        _write_tokenizer(checkpoint.tokenizers.get(name), target / name, family / name)
+    index = _read_json(family / "model_index.json")
+    _write_json(target / "model_index.json", {**index, **checkpoint.options})
+    width = family_configs(family)["unet"]["cross_attention_dim"]
     if checkpoint.configs["unet"]["cross_attention_dim"] == width:
         shutil.copyfile(family / "preview.json", target / "preview.json")
+
+
+def _write_tokenizer(own: Path | None, target: Path, family: Path) -> None:
+    if own is None:
+        clip_bpe.write_tokenizer(target, family / "tokenizer_config.json")
+        return
+    target.mkdir()
+    for path in own.iterdir():
+        if path.suffix in (".json", ".txt"):
+            shutil.copyfile(path, target / path.name)
 
 
 def expected_shapes(part: str, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter of the network that ``config`` describes; nothing is allocated."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     with torch.device("meta"):
-        if part == "text_encoder":
-            network: torch.nn.Module = CLIPTextModel(CLIPTextConfig(**config))
+        if part in _TEXTS:
+            kind = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
+            network: torch.nn.Module = kind(CLIPTextConfig(**config))
         else:
             network = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part].from_config(dict(config))
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    if part != "text_encoder":
+    if part not in _TEXTS:
         return shapes
     return {ldm.text_name(name): shape for name, shape in shapes.items()}
 
@@ -215,17 +182,22 @@ def _placed(
     return {name: tensors[name] for name in shapes}
 
 
-def _modern_names(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def modern_names(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of ``part`` by their present names, without what is no parameter of it."""
     if part == "vae":
         return {ldm.modern_vae_name(key): tensor for key, tensor in tensors.items()}
-    if part == "text_encoder":
+    if part in _TEXTS:
         named = {ldm.text_name(key): tensor for key, tensor in tensors.items()}
-        return {key: tensor for key, tensor in named.items() if key not in _NOT_TEXT}
+        unused = _NOT_TEXT if part == "text_encoder_2" else {*_NOT_TEXT, "text_projection.weight"}
+        return {key: tensor for key, tensor in named.items() if key not in unused}
     return dict(tensors)
 
 
-def _family_configs(family: Path) -> dict[str, dict[str, Any]]:
-    return {part: _read_json(family / part / "config.json") for part in WEIGHT_FILES}
+def family_configs(family: Path) -> dict[str, dict[str, Any]]:
+    """The configs of the parts that a family has."""
+    return {
+        part: _read_json(family / part / "config.json") for part in WEIGHT_FILES if (family / part).is_dir()
+    }
 
 
 def _read_json(path: Path) -> dict[str, Any]:

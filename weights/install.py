@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from core.errors import NotFound
 from core.settings import weights_folder
-from weights import convert, verification
+from weights import convert, single_file, verification
 from weights.catalogue import (
     LOCK,
     MANIFEST,
@@ -31,12 +31,14 @@ from weights.catalogue import (
     write_description,
     write_json,
 )
-from weights.describe import facts_of, family_of
+from weights.describe import facts_of, family_of, is_sdxl
 from weights.errors import BrokenWeights, NotInstalled, RefusedWeights
 from weights.fetch import Fetched, Progress, fetch
 from weights.tensor_file import read_tensors, sha256_of
 
 FAMILIES = Path(__file__).with_name("families")
+# What completes a checkpoint that was published without an autoencoder.
+_AUTOENCODERS = {"sd15": "sd-vae-ft-mse", "sdxl": "sdxl-vae-fp16-fix"}
 _STAGING = ".staging"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Told the name of a file that is about to arrive; what it returns is told of the bytes.
@@ -220,8 +222,8 @@ def _build(wanted: Entry, source: Path, vae: Path | None, manifest: Path) -> Ent
             (source / download.target).rename(new / download.target)
         facts: Mapping[str, object] = wanted.facts
     else:
-        checkpoint = _with_vae(_read(wanted, source), wanted, vae, manifest)
-        convert.write_model(checkpoint, new, _family_files(wanted))
+        checkpoint = _with_vae(_read(wanted, source), wanted, vae, _family_files(wanted, source), manifest)
+        convert.write_model(checkpoint, new, _family_files(wanted, source))
         family = wanted.family or family_of(new)
         inpaints = checkpoint.in_channels != int(checkpoint.configs["vae"]["latent_channels"])
         role = "inpaint" if inpaints and wanted.role == "base" else wanted.role
@@ -248,19 +250,25 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def _read(wanted: Entry, source: Path) -> convert.Checkpoint:
     if wanted.layout == "diffusers":
-        return convert.read_folder(source, _family_files(wanted))
-    if source.is_dir():
-        source = source / wanted.downloads[0].target
-    return convert.read_single_file(source, _family_files(wanted))
+        return convert.read_folder(source, _family_files(wanted, source))
+    return single_file.read_single_file(_file_of(wanted, source), _family_files(wanted, source))
 
 
-def _family_files(wanted: Entry) -> Path:
-    """Configs of the model's family; what is imported under a new name is tried as Stable Diffusion 1.x."""
-    return FAMILIES / (wanted.family or "sd15")
+def _file_of(wanted: Entry, source: Path) -> Path:
+    return source / wanted.downloads[0].target if source.is_dir() else source
+
+
+def _family_files(wanted: Entry, source: Path) -> Path:
+    """Configs of the model's family; for what is imported under a new name they follow from ``source``."""
+    if wanted.family:
+        return FAMILIES / wanted.family
+    if wanted.layout == "single-file":
+        return FAMILIES / single_file.family_of_file(_file_of(wanted, source)).name
+    return FAMILIES / ("sdxl" if is_sdxl(source) else "sd15")
 
 
 def _with_vae(
-    checkpoint: convert.Checkpoint, wanted: Entry, vae: Path | None, manifest: Path
+    checkpoint: convert.Checkpoint, wanted: Entry, vae: Path | None, family: Path, manifest: Path
 ) -> convert.Checkpoint:
     """``checkpoint`` with an autoencoder: the one given, its own, or that of an installed model."""
     if vae is None and "vae" in checkpoint.parts:
@@ -269,14 +277,12 @@ def _with_vae(
         offered = [
             entry.folder / convert.WEIGHT_FILES["vae"]
             for entry in entries(manifest).values()
-            if entry.part == "vae" and entry.folder is not None
+            if entry.part == "vae" and entry.folder is not None and entry.family == family.name
         ]
         if not offered:
             raise RefusedWeights(
-                f"{wanted.model_id} has no autoencoder of its own. Run `limner weights pull sd-vae-ft-mse` "
-                "first, or name a file with --vae."
+                f"{wanted.model_id} has no autoencoder of its own. Run `limner weights pull "
+                f"{_AUTOENCODERS[family.name]}` first, or name a file with --vae."
             )
         vae = offered[0]
-    return replace(
-        checkpoint, parts={**checkpoint.parts, "vae": convert.read_vae(vae, _family_files(wanted))}
-    )
+    return replace(checkpoint, parts={**checkpoint.parts, "vae": convert.read_vae(vae, family)})

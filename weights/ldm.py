@@ -11,10 +11,16 @@ import re
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer."
+# Those of Stable Diffusion XL: CLIP in transformers' words, OpenCLIP in its own.
+FIRST_TEXT_PREFIX = "conditioner.embedders.0.transformer."
+SECOND_TEXT_PREFIX = "conditioner.embedders.1.model."
 # A UNet's key by which such a file is recognised; its second dimension is the number of input channels.
 FIRST_CONVOLUTION = f"{UNET_PREFIX}input_blocks.0.0.weight"
-# Cross-attention keys, by whose width Stable Diffusion 1.x (768) is told from 2.x (1024) and SDXL (2048).
-FIRST_CROSS_ATTENTION = f"{UNET_PREFIX}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+# Cross-attention keys, by whose width Stable Diffusion 1.x (768) is told from 2.x (1024) and SDXL (2048),
+# which has no attention on its first level.
+FIRST_CROSS_ATTENTIONS = tuple(
+    f"{UNET_PREFIX}input_blocks.{block}.1.transformer_blocks.0.attn2.to_k.weight" for block in (1, 4)
+)
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -27,6 +33,8 @@ _RESNET = {
 _UNET_ENDS = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
     "input_blocks.0.0": "conv_in",
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
@@ -90,7 +98,7 @@ def vae_name(key: str, num_levels: int) -> str | None:
 
 def text_name(key: str) -> str:
     """transformers' name of the text encoder parameter ``key`` (without prefix); some lack one level."""
-    return key if key.startswith("text_model.") else f"text_model.{key}"
+    return key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}"
 
 
 def modern_vae_name(key: str) -> str:

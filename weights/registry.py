@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import NotFound
 from core.types import ModelInfo
-from weights import verification
+from weights import loading, verification
 from weights.catalogue import MANIFEST as MANIFEST
 from weights.catalogue import Entry, entries, read_manifest
 from weights.describe import facts_of, family_of, read_config
@@ -26,7 +26,7 @@ from weights.tensor_file import sha256_of
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 PATH_PREFIX = "path:"
 _PREVIEW_FILE = "preview.json"
@@ -68,46 +68,59 @@ def load_text(
 ) -> tuple[CLIPTokenizer, CLIPTextModel]:
     """Tokenizer and text encoder, on the CPU, in evaluation mode; ``dtype`` float32 unless given.
 
-    A file of the same ``dtype`` is loaded without a second copy in another one; so with every loader here.
+    Nothing is in memory twice, whatever the precision of the files; so with every loader here.
     """
     import torch
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(verified_part(model_id, "tokenizer", manifest))
-    encoder = CLIPTextModel.from_pretrained(
-        verified_part(model_id, "text_encoder", manifest), dtype=dtype or torch.float32, local_files_only=True
-    )
-    return tokenizer, encoder.eval().requires_grad_(False)
+    folder = verified_part(model_id, "text_encoder", manifest)
+    return tokenizer, loading.load_text_encoder(folder, dtype or torch.float32)
+
+
+def load_second_text(
+    model_id: str, manifest: Path = MANIFEST, *, dtype: torch.dtype | None = None
+) -> tuple[CLIPTokenizer, CLIPTextModelWithProjection]:
+    """As :func:`load_text`, the second ones of a model of the Stable Diffusion XL family."""
+    import torch
+    from transformers import CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(verified_part(model_id, "tokenizer_2", manifest))
+    folder = verified_part(model_id, "text_encoder_2", manifest)
+    return tokenizer, loading.load_second_text_encoder(folder, dtype or torch.float32)
+
+
+def zeroes_empty_prompts(model_id: str, manifest: Path = MANIFEST) -> bool:
+    """Whether an empty negative prompt is all zeros to the model (``force_zeros_for_empty_prompt``)."""
+    folder = verified_part(model_id, "model_index.json", manifest)
+    return bool(read_config(folder).get("force_zeros_for_empty_prompt", False))
 
 
 def load_vae(model_id: str, manifest: Path = MANIFEST, *, dtype: torch.dtype | None = None) -> AutoencoderKL:
     """The autoencoder, on the CPU, in evaluation mode; ``dtype`` float32 unless given."""
     import torch
-    from diffusers import AutoencoderKL
 
-    folder = verified_part(model_id, "vae", manifest)
-    vae: AutoencoderKL = AutoencoderKL.from_pretrained(
-        folder, dtype=dtype or torch.float32, local_files_only=True
-    )
-    return vae.eval().requires_grad_(False)
+    return loading.load_vae(verified_part(model_id, "vae", manifest), dtype or torch.float32)
 
 
 def load_unet(
-    model_id: str, manifest: Path = MANIFEST, *, dtype: torch.dtype | None = None
+    model_id: str,
+    manifest: Path = MANIFEST,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
 ) -> UNet2DConditionModel:
-    """The denoising network, on the CPU, in evaluation mode; ``dtype`` float32 unless given."""
-    import torch
-    from diffusers import UNet2DConditionModel
+    """The denoising network, in evaluation mode; ``dtype`` float32 unless given.
 
-    folder = verified_part(model_id, "unet", manifest)
-    unet: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(
-        folder, dtype=dtype or torch.float32, local_files_only=True
-    )
-    return unet.eval().requires_grad_(False)
+    On the device "meta" it has shapes and no values.
+    """
+    import torch
+
+    return loading.load_unet(verified_part(model_id, "unet", manifest), dtype or torch.float32, device)
 
 
 def companions(model_id: str, manifest: Path = MANIFEST) -> dict[str, str]:
-    """Installed models that complete ``model_id``: part → model id, all of its family.
+    """Installed models that complete ``model_id``: part → model id, of its family or made for several.
 
     Parts are ``inpaint``, ``controlnet``, ``clipseg``, ``clip``, ``safety_checker``, ``powerpaint``,
     ``adapter``, ``vae``. Of several with one part, the first of the manifest is taken.
@@ -115,7 +128,12 @@ def companions(model_id: str, manifest: Path = MANIFEST) -> dict[str, str]:
     family = _entry(model_id, manifest).family
     found: dict[str, str] = {}
     for entry in entries(manifest).values():
-        if entry.installed and entry.role != "base" and entry.family == family and entry.model_id != model_id:
+        if (
+            entry.installed
+            and entry.role != "base"
+            and entry.model_id != model_id
+            and entry.completes(family)
+        ):
             found.setdefault(entry.part, entry.model_id)
     return found
 
@@ -138,7 +156,7 @@ def part_folder(model_id: str, part: str, manifest: Path = MANIFEST) -> Path:
         offered = [
             entry.model_id
             for entry in entries(manifest).values()
-            if entry.part == part and entry.family == own.family and not entry.installed
+            if entry.part == part and entry.completes(own.family) and not entry.installed
         ]
         hint = f" Run `limner weights pull {offered[0]}`." if offered else ""
         raise NotInstalled(f"Model {model_id} has no {part}.{hint}", limit=offered)
@@ -148,13 +166,20 @@ def part_folder(model_id: str, part: str, manifest: Path = MANIFEST) -> Path:
     return entry.folder
 
 
+def folder_of(model_id: str, manifest: Path = MANIFEST) -> Path:
+    """The model's own folder, its files unchecked. Raises as :func:`info` does."""
+    folder = _entry(model_id, manifest).folder
+    assert folder is not None, "it is installed"
+    return folder
+
+
 def verified_part(model_id: str, part: str, manifest: Path = MANIFEST) -> Path:
-    """The folder ``part`` of a model's own folder, after checking its files."""
+    """The folder (or file) ``part`` of a model's own folder, after checking its files."""
     entry = _entry(model_id, manifest)
     assert entry.folder is not None
     if entry.files is None:
-        if not (entry.folder / part).is_dir():
-            raise BrokenWeights(f"Model {model_id} has no folder {entry.folder / part}.")
+        if not (entry.folder / part).exists():
+            raise BrokenWeights(f"Model {model_id} has no {entry.folder / part}.")
         return entry.folder / part
     listed = _listed(entry, part)
     if not listed:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,30 @@ _OTHER_FORMATS = (
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a safetensors file. ``start`` and ``stop`` are offsets into the file."""
+    """One tensor of a safetensors file, or some of its rows. ``start`` and ``stop`` are offsets into it.
+
+    One that is ``transposed`` lies there with its two sides, ``shape``, exchanged.
+    """
 
     path: Path
     dtype: str
     shape: tuple[int, ...]
     start: int
     stop: int
+    transposed: bool = False
+
+    def part(self, index: int, count: int) -> Tensor:
+        """The rows of part ``index`` of ``count`` equal ones."""
+        assert self.shape[0] % count == 0
+        assert not self.transposed
+        size = (self.stop - self.start) // count
+        start = self.start + index * size
+        return replace(self, shape=(self.shape[0] // count, *self.shape[1:]), start=start, stop=start + size)
+
+    def transpose(self) -> Tensor:
+        """The transposed matrix."""
+        rows, columns = self.shape
+        return replace(self, shape=(columns, rows), transposed=not self.transposed)
 
 
 def check_start(first: bytes, name: str) -> None:
@@ -124,14 +141,24 @@ def write_float16(target: Path, tensors: Mapping[str, Tensor], shapes: Mapping[s
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             for values in _float16(name, tensors[name]):
-                file.write(values.tobytes())
+                file.write(values)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _float16(name: str, tensor: Tensor) -> Iterator[npt.NDArray[np.float16]]:
+def _float16(name: str, tensor: Tensor) -> Iterator[bytes]:
     if tensor.dtype not in (*_FLOATS, "BF16"):
         raise RefusedWeights(f"{tensor.path.name} is refused: {name} is {tensor.dtype}, not a float.")
+    if tensor.transposed:
+        rows, columns = tensor.shape
+        whole = np.concatenate(list(_halves(name, tensor))).reshape(columns, rows)
+        yield np.ascontiguousarray(whole.T).tobytes()
+    else:
+        for values in _halves(name, tensor):
+            yield values.tobytes()
+
+
+def _halves(name: str, tensor: Tensor) -> Iterator[npt.NDArray[np.float16]]:
     left = tensor.stop - tensor.start
     with tensor.path.open("rb") as source:
         source.seek(tensor.start)

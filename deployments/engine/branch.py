@@ -62,8 +62,16 @@ class Branch(Protocol):
     conditioning_factor: int
     context_dim: int
 
-    def __call__(self, sample: Tensor, timestep: Tensor, context: Tensor, conditioning: Tensor) -> Residuals:
-        """``sample`` ``[rows, channels, h, w]`` is the scaled latents; ``timestep`` ``[rows]``."""
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        conditioning: Tensor,
+        added: dict[str, Tensor] | None,
+    ) -> Residuals:
+        """``sample`` ``[rows, channels, h, w]`` is the scaled latents; ``timestep`` ``[rows]``; ``added``
+        are the rows' added conditions, None for a UNet without."""
         ...
 
 
@@ -80,6 +88,15 @@ class ControlNetBranch(nn.Module):
         self.conditioning_factor: int = 2 ** (len(config.conditioning_embedding_out_channels) - 1)
         self.context_dim: int = config.cross_attention_dim
 
-    def forward(self, sample: Tensor, timestep: Tensor, context: Tensor, conditioning: Tensor) -> Residuals:
-        down, mid = self.network(sample, timestep, context, conditioning, return_dict=False)
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        conditioning: Tensor,
+        added: dict[str, Tensor] | None = None,
+    ) -> Residuals:
+        down, mid = self.network(
+            sample, timestep, context, conditioning, added_cond_kwargs=added, return_dict=False
+        )
         return Residuals(tuple(down), mid)

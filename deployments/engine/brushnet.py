@@ -106,8 +106,18 @@ class BrushNet(nn.Module):
             entry.bias.copy_(unet.conv_in.bias)  # type: ignore[union-attr]
         return branch
 
-    def forward(self, sample: Tensor, timestep: Tensor, context: Tensor, conditioning: Tensor) -> Residuals:
-        """Residuals for ``sample`` ``[rows, 4, h, w]``; ``context`` is ``[rows, tokens, context_dim]``."""
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        conditioning: Tensor,
+        added: dict[str, Tensor] | None = None,
+    ) -> Residuals:
+        """Residuals for ``sample`` ``[rows, 4, h, w]``; ``context`` is ``[rows, tokens, context_dim]``.
+
+        It knows no ``added`` conditions.
+        """
         embedded = self.time_embedding(self.time_proj(timestep).to(sample.dtype))
         x = self.conv_in_condition(torch.cat([sample, conditioning], dim=1))
         down = [x]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.errors import InvalidRequest
 from core.types import SamplerName
+from deployments.engine.added import AddedShapes, added_shapes
 from deployments.engine.branch import Branch, BranchInput
 from deployments.engine.lora import LoraFactors, LoraSlots
 from deployments.engine.request import DenoiseRequest
@@ -25,17 +26,19 @@ _NONE: Mapping[str, Branch] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes of a UNet's inputs: latents of ``channels``, ``extra_channels`` beside them, and text."""
+    """The sizes of a UNet's inputs: latents of ``channels``, ``extra_channels`` beside them, text, and the
+    conditions ``added`` to it."""
 
     channels: int
     context_dim: int
     extra_channels: int = 0
+    added: AddedShapes = ()
 
     @classmethod
     def of(cls, config: Any) -> Self:
         """From a diffusers configuration: what goes in beyond what comes out is extra."""
         channels = config.out_channels
-        return cls(channels, config.cross_attention_dim, config.in_channels - channels)
+        return cls(channels, config.cross_attention_dim, config.in_channels - channels, added_shapes(config))
 
 
 def check(request: DenoiseRequest, model: ModelShape, branches: Mapping[str, Branch] = _NONE) -> None:
@@ -44,6 +47,7 @@ def check(request: DenoiseRequest, model: ModelShape, branches: Mapping[str, Bra
     _check_start(request)
     _check_tensors(request, model.channels, model.context_dim)
     _check_extra_channels(request, model.extra_channels)
+    _check_added(request, model.added)
     if request.branch is not None:
         _check_branch(request, request.branch, branches)
 
@@ -146,12 +150,21 @@ def _check_tensors(request: DenoiseRequest, channels: int, context_dim: int) -> 
     if request.snapshot is not None:
         for name in ("latents", "x_prev", "m_prev"):
             expected[f"snapshot.{name}"] = (getattr(request.snapshot, name), latents)
-    for name, value in request.negative_added_conditions.items():
-        if name not in request.added_conditions:
-            raise InvalidRequest(f"{name} has no positive counterpart", field="negative_added_conditions")
-        expected[f"negative_added_conditions.{name}"] = (value, request.added_conditions[name].shape)
     for name, (tensor, shape) in expected.items():
         _check_tensor(name, tensor, shape)
+
+
+def _check_added(request: DenoiseRequest, shapes: AddedShapes) -> None:
+    """A UNet that misses a condition, or gets one of another shape, would fail all rows of a step."""
+    expected = dict(shapes)
+    if set(request.added_conditions) != set(expected):
+        names = ", ".join(expected) or "no added conditions"
+        raise InvalidRequest(f"this model takes {names}", field="added_conditions", limit=sorted(expected))
+    for field in ("added_conditions", "negative_added_conditions"):
+        for name, value in getattr(request, field).items():
+            if name not in expected:
+                raise InvalidRequest(f"{name} has no positive counterpart", field=field)
+            _check_tensor(f"{field}.{name}", value, torch.Size(expected[name]))
 
 
 def _check_extra_channels(request: DenoiseRequest, extra_channels: int) -> None:

@@ -56,7 +56,7 @@ class Layout:
                 assert request.negative_embeds is not None
                 member.append(index)
                 context.append(request.negative_embeds)
-                added.append({**request.added_conditions, **request.negative_added_conditions})
+                added.append(_unconditional(request))
             cond.append(len(member))
             member.append(index)
             context.append(request.prompt_embeds)
@@ -66,9 +66,7 @@ class Layout:
         self.cond = torch.tensor(cond, device=device)
         self.uncond = torch.tensor(uncond, device=device) if any(each.guided for each in rows) else None
         self.context = torch.stack(context).to(device, dtype)
-        self.added = {
-            name: torch.stack([row[name] for row in added]).to(device, dtype) for name in added[0]
-        } or None
+        self.added = _stacked_conditions(added, dtype, device)
         extra = [channels for index in member if (channels := requests[index].extra_channels) is not None]
         self.extra = _stacked_maps(extra, dtype, device) if extra else None
         self.calls = branch_calls(requests, rows, dtype, device)
@@ -87,7 +85,18 @@ class BranchCall:
     num_rows: int
     context: Tensor
     conditioning: Tensor
+    added: dict[str, Tensor] | None
     scale: Tensor
+
+
+class _BranchRow(NamedTuple):
+    """What a branch is given for the UNet row ``place``."""
+
+    place: int
+    text: Tensor
+    conditioning: Tensor
+    added: Mapping[str, Tensor]
+    scale: float
 
 
 def branch_calls(
@@ -99,7 +108,7 @@ def branch_calls(
     """The calls of a step: one for each branch, more only where its prompts differ in length."""
     if all(each.branch is None for each in rows):
         return ()
-    groups: dict[tuple[str, torch.Size], list[tuple[int, Tensor, Tensor, float]]] = {}
+    groups: dict[tuple[str, torch.Size], list[_BranchRow]] = {}
     num_rows = 0
     for index, guided, name in rows:
         request = requests[index]
@@ -107,26 +116,27 @@ def branch_calls(
         if name is not None:
             assert asked is not None
             prompt = request.prompt_embeds if asked.prompt_embeds is None else asked.prompt_embeds
-            texts = [prompt]
+            texts, added = [prompt], [request.added_conditions]
             if guided:
                 negative = request.negative_embeds if asked.negative_embeds is None else asked.negative_embeds
                 assert negative is not None
-                texts = [negative, prompt]
+                texts, added = [negative, prompt], [_unconditional(request), request.added_conditions]
             group = groups.setdefault((name, prompt.shape), [])
-            for row, text in enumerate(texts, start=num_rows):
-                group.append((row, text, asked.conditioning, asked.scale))
+            for row, (text, own) in enumerate(zip(texts, added, strict=True), start=num_rows):
+                group.append(_BranchRow(row, text, asked.conditioning, own, asked.scale))
         num_rows += 2 if guided else 1
     calls = []
     for (name, _), group in groups.items():
-        places, texts, conditionings, scales = (list(parts) for parts in zip(*group, strict=True))
+        places = [row.place for row in group]
         calls.append(
             BranchCall(
                 name,
                 None if len(places) == num_rows else torch.tensor(places, device=device),
                 num_rows,
-                torch.stack(texts).to(device, dtype),
-                _stacked_maps(conditionings, dtype, device),
-                torch.tensor(scales, device=device, dtype=dtype)[:, None, None, None],
+                torch.stack([row.text for row in group]).to(device, dtype),
+                _stacked_maps([row.conditioning for row in group], dtype, device),
+                _stacked_conditions([row.added for row in group], dtype, device),
+                torch.tensor([row.scale for row in group], device=device, dtype=dtype)[:, None, None, None],
             )
         )
     return tuple(calls)
@@ -145,7 +155,7 @@ def residuals_of(
         own, at = sample, timestep
         if call.rows is not None:
             own, at = sample.index_select(0, call.rows), timestep.index_select(0, call.rows)
-        parts[branch.style].append((call, branch(own, at, call.context, call.conditioning)))
+        parts[branch.style].append((call, branch(own, at, call.context, call.conditioning, call.added)))
     return _scattered(parts["skip"]), _scattered(parts["stream"])
 
 
@@ -173,6 +183,18 @@ def _scatter(calls: Sequence[BranchCall], residuals: Sequence[Tensor]) -> Tensor
         assert call.rows is not None
         whole.index_copy_(0, call.rows, residual * call.scale)
     return whole
+
+
+def _unconditional(request: DenoiseRequest) -> Mapping[str, Tensor]:
+    """The added conditions of the request's row without its prompt."""
+    return {**request.added_conditions, **request.negative_added_conditions}
+
+
+def _stacked_conditions(
+    rows: Sequence[Mapping[str, Tensor]], dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor] | None:
+    stacked = {name: torch.stack([row[name] for row in rows]).to(device, dtype) for name in rows[0]}
+    return stacked or None
 
 
 def _stacked_maps(maps: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -24,8 +24,7 @@ _MAX_SCORES = 2**17
 _SCORES_AT_ONCE = 2**19
 # Softmax over other than a multiple of these many bfloat16 values falls back to one value at a time.
 _VECTOR = 16
-# Packed weights are a copy; beyond this many bytes the network is large enough for its layers to be busy
-# with more than their weights.
+# The layers of a network with more bytes are busy with more than their weights.
 _MAX_PACKED_BYTES = 256_000_000
 
 
@@ -39,15 +38,18 @@ def use_cpu_layers(network: nn.Module) -> None:
             module.set_processor(attention)
 
 
+def is_worth_packing(network: nn.Module) -> bool:
+    """Whether the weights are few enough for a copy of them, and there is oneDNN to take it."""
+    num_bytes = sum(parameter.nbytes for parameter in network.parameters())
+    return num_bytes <= _MAX_PACKED_BYTES and torch.backends.mkldnn.is_available()
+
+
 def pack_layers(network: nn.Module, map_sizes: dict[nn.Module, tuple[int, int]]) -> None:
     """Reorder the weights of layers in bfloat16 once instead of at every call, in place.
 
     ``map_sizes`` are the ``(h, w)`` of the inputs of convolutions; maps of other sizes go through
-    PyTorch's own layer. Does nothing for networks whose copy would be large, or without oneDNN.
+    PyTorch's own layer. The reordered weights are a copy.
     """
-    num_bytes = sum(parameter.nbytes for parameter in network.parameters())
-    if num_bytes > _MAX_PACKED_BYTES or not torch.backends.mkldnn.is_available():
-        return
     gated = {module.proj for module in network.modules() if type(module) is GEGLU}
     with torch.inference_mode():
         for module in list(network.modules()):

@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from deployments.engine.added import added_shapes
 from deployments.engine.branch import Branch
 from deployments.engine.conditioning import Layout, residuals_of
 from deployments.engine.cost import CostModel
@@ -27,6 +28,8 @@ from deployments.engine.work import BatchKey
 _GUIDED = 2
 _TYPICAL, _TYPICAL_RANK = "typical", 16
 _ADAPTED_ROWS = 8
+# From here on a call is measured once, and more rows or adapters are not: a start would take an hour.
+_SLOW_MS = 3_000.0
 _ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 
 
@@ -115,7 +118,9 @@ class Network:
 def native_key(config: Any) -> BatchKey:
     """The shape that a UNet of this diffusers configuration was trained for."""
     size, num_tokens = config.sample_size, 77
-    return BatchKey(config.in_channels, size, size, num_tokens, config.cross_attention_dim)
+    return BatchKey(
+        config.in_channels, size, size, num_tokens, config.cross_attention_dim, added_shapes(config)
+    )
 
 
 def measure_step_ms(
@@ -127,10 +132,10 @@ def measure_step_ms(
     """
     sample = _zeros(rows, key.channels, key.height, key.width, dtype=dtype, device=device)
     context = torch.zeros(rows, key.num_tokens, key.context_dim, dtype=dtype, device=device)
-    added = {name: torch.zeros(rows, *shape, dtype=dtype, device=device) for name, shape in key.added_shapes}
+    added = _zero_conditions(key, rows, dtype, device)
     timestep = torch.ones(rows, device=device)
     return _least_ms(
-        lambda: unet(sample, timestep, context, added_cond_kwargs=added or None, return_dict=False)[0],
+        lambda: unet(sample, timestep, context, added_cond_kwargs=added, return_dict=False)[0],
         repeats,
     )
 
@@ -157,8 +162,9 @@ def measure_branch_ms(
         device=device,
     )
     context = torch.zeros(rows, key.num_tokens, branch.context_dim, dtype=dtype, device=device)
+    added = _zero_conditions(key, rows, dtype, device)
     timestep = torch.ones(rows, device=device)
-    return _least_ms(lambda: branch(sample, timestep, context, conditioning).mid, repeats)
+    return _least_ms(lambda: branch(sample, timestep, context, conditioning, added).mid, repeats)
 
 
 def calibrate(
@@ -169,14 +175,21 @@ def calibrate(
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    """Measure a step at several row counts of a shape, and what each branch and an adapter add to a row."""
+    """Measure a step at several row counts of a shape, and what each branch and an adapter add to a row.
+
+    Where a step is slow the device is full with few rows, and more of them cost in proportion.
+    """
+    step_ms = 0.0
     for rows in sorted({1, max_rows, *(2**i for i in range(1, max_rows.bit_length()))}):
-        cost.calibrate(key, rows, measure_step_ms(network.unet, key, rows, dtype, device))
+        step_ms = measure_step_ms(network.unet, key, rows, dtype, device)
+        cost.calibrate(key, rows, step_ms)
+        if step_ms > _SLOW_MS:
+            break
     channels = network.unet.config.out_channels
     for name, branch in network.branches.items():
         ms = measure_branch_ms(branch, key, channels, _GUIDED, dtype, device)
         cost.calibrate_branch(name, ms / cost.step_ms(key, _GUIDED))
-    if network.slots is not None:
+    if network.slots is not None and step_ms <= _SLOW_MS:
         cost.calibrate_adapters(_adapter_share(network.unet, network.slots, key, max_rows, dtype, device))
 
 
@@ -210,6 +223,13 @@ def _typical_factors(unet: Any) -> LoraFactors:
     }
 
 
+def _zero_conditions(
+    key: BatchKey, rows: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor] | None:
+    zeros = {name: torch.zeros(rows, *shape, dtype=dtype, device=device) for name, shape in key.added_shapes}
+    return zeros or None
+
+
 def _zeros(*shape: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.zeros(shape, dtype=dtype, device=device).to(memory_format=torch.channels_last)
 
@@ -221,4 +241,6 @@ def _least_ms(call: Callable[[], Tensor], repeats: int) -> float:
             began = time.perf_counter()
             call().flatten()[0].item()  # waits for the device
             taken_s.append(time.perf_counter() - began)
+            if taken_s[-1] * 1_000 > _SLOW_MS:
+                return taken_s[-1] * 1_000
     return min(taken_s[1:], default=taken_s[0]) * 1_000

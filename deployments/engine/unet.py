@@ -6,14 +6,16 @@ import copy
 import logging
 import math
 import os
-from typing import TypeVar
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from core.settings import Precision
 from core.telemetry import log, logger
-from deployments.engine.cpu_layers import pack_layers, use_cpu_layers
+from deployments.engine.cpu_layers import is_worth_packing, pack_layers, use_cpu_layers
 from deployments.engine.lean_unet import as_published, make_lean
 from deployments.engine.network import measure_step_ms, native_key
 
@@ -24,6 +26,33 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _WORTH_IT = 0.9
 _NUM_ROUNDS = 4
 _CPU = torch.device("cpu")
+# Up to so many parameters two copies of a UNet are nothing, and all of it is measured.
+_FEW_PARAMETERS = 100_000_000
+# Rows and latent side at which layers of a larger one are measured.
+_PROBE_ROWS, _PROBE_SIDE = 2, 16
+
+# Makes a network in this precision on this device; on "meta" without any values.
+Load = Callable[[torch.dtype, torch.device], Any]
+
+
+def load_fast_unet(
+    load: Load, precision: Precision, device: torch.device | str, num_threads: int
+) -> tuple[nn.Module, torch.dtype]:
+    """As :func:`fast_unet`, of a UNet that is loaded in the precision that it is run in.
+
+    So it is in memory once. For that, "auto" measures layers of a large UNet instead of all of it.
+    """
+    device = torch.device(device)
+    empty = load(torch.float32, torch.device("meta"))
+    num_parameters = sum(parameter.numel() for parameter in empty.parameters())
+    if precision == "auto" and device.type != "cpu":
+        precision = "bfloat16"
+    elif precision == "auto" and num_parameters > _FEW_PARAMETERS:
+        torch.set_num_threads(num_threads or len(os.sched_getaffinity(0)))
+        precision = "bfloat16" if _half_is_faster(max(empty.config.block_out_channels)) else "float32"
+    del empty
+    dtype = torch.float32 if precision == "auto" else _DTYPES[precision]
+    return fast_unet(load(dtype, device), precision, device, num_threads)
 
 
 def fast_unet(
@@ -65,7 +94,7 @@ def _in_precision(module: Module, dtype: torch.dtype) -> Module:
 def _lean(unet: nn.Module) -> nn.Module:
     """``unet`` called layer by layer, in bfloat16 with packed weights for maps of its native size."""
     dtype = next(unet.parameters()).dtype
-    if make_lean(unet) and dtype == torch.bfloat16:
+    if make_lean(unet) and dtype == torch.bfloat16 and is_worth_packing(unet):
         sizes: dict[nn.Module, tuple[int, int]] = {}
 
         def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -79,6 +108,47 @@ def _lean(unet: nn.Module) -> nn.Module:
             handle.remove()
         pack_layers(unet, sizes)
     return unet
+
+
+def _half_is_faster(channels: int) -> bool:
+    """Whether bfloat16 is worth it, by the kinds of layers that take most of a UNet's time."""
+    full = nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.Flatten(2),
+        _Transposed(),
+        nn.Linear(channels, 4 * channels),
+    ).requires_grad_(False)
+    full.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    half = _in_precision(copy.deepcopy(full), torch.bfloat16)
+    sample = torch.zeros(_PROBE_ROWS, channels, _PROBE_SIDE, _PROBE_SIDE)
+    inputs = {
+        each: sample.to(dtype, memory_format=torch.channels_last)
+        for each, dtype in ((full, torch.float32), (half, torch.bfloat16))
+    }
+    taken_ms = dict.fromkeys(inputs, math.inf)
+    for _ in range(_NUM_ROUNDS):
+        for network, own in inputs.items():
+            taken_ms[network] = min(taken_ms[network], _call_ms(network, own))
+    log(
+        _LOG,
+        logging.INFO,
+        "precision measured on layers",
+        float32_ms=round(taken_ms[full], 1),
+        bfloat16_ms=round(taken_ms[half], 1),
+    )
+    return taken_ms[half] <= _WORTH_IT * taken_ms[full]
+
+
+class _Transposed(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.transpose(1, 2)
+
+
+def _call_ms(network: nn.Module, sample: torch.Tensor) -> float:
+    with torch.inference_mode():
+        began = time.perf_counter()
+        network(sample)
+    return (time.perf_counter() - began) * 1_000
 
 
 def _faster(unet: nn.Module) -> tuple[nn.Module, torch.dtype]:

@@ -24,12 +24,15 @@ Pixels = npt.NDArray[np.uint8]
 _MIN_SPEEDUP = 1.15
 _MIN_PSNR_DB = 40.0
 _LEARN = 0.2
+# Of all pictures in one forward pass: four of 512 × 512, one of 1024 × 1024, which take gigabytes.
+_MAX_PIXELS = 1024 * 1024
 
 
 class PictureDecoder:
     """The VAE decoder of one replica; pictures that wait and have one size share a forward pass.
 
-    ``sample_size`` is the side of the latents that precision is measured on.
+    ``sample_size`` is the side of the latents that precision is measured on. With ``upcast`` it is never
+    run in float16: the values inside some autoencoders grow beyond that, and pictures turn black.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class PictureDecoder:
         device: str = "cpu",
         max_batch: int = 8,
         sample_size: int = 32,
+        upcast: bool = False,
     ) -> None:
         self._scaling_factor = float(vae.config.scaling_factor)
         self.latent_channels = int(vae.config.latent_channels)
@@ -51,6 +55,7 @@ class PictureDecoder:
         sample = torch.randn(
             (1, self.latent_channels, sample_size, sample_size), generator=torch.Generator().manual_seed(0)
         )
+        self._upcast = upcast
         self._layers, self.dtype, duration_s = self._chosen(exact, precision, sample)
         self._pixel_s = duration_s / (sample_size * self.factor) ** 2
         self._batcher: Batcher[torch.Tensor, Pixels] = Batcher(
@@ -69,7 +74,13 @@ class PictureDecoder:
     def decode_batch(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
         """Decode latents of one shape. Raises :class:`GenerationFailed` when one gives no picture."""
         began = time.perf_counter()
-        pictures = self._forward(self._layers, torch.stack(list(latents)), self.dtype)
+        at_once = pictures_at_once(latents[0].shape[-2:].numel() * self.factor**2)
+        pictures = torch.cat(
+            [
+                self._forward(self._layers, torch.stack(list(latents[first : first + at_once])), self.dtype)
+                for first in range(0, len(latents), at_once)
+            ]
+        )
         if not torch.isfinite(pictures).all():
             raise GenerationFailed("The picture could not be decoded: its values are not finite.")
         pixels = (pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).mul(255).round().to(torch.uint8)
@@ -94,10 +105,12 @@ class PictureDecoder:
         """The layers to use, their dtype, and how long they take for ``sample``."""
         if precision != "auto":
             dtype: torch.dtype = getattr(torch, precision)
+            if self._upcast and dtype == torch.float16:
+                dtype = torch.float32
             layers, _, duration_s = self._timed(exact, dtype, sample)
             return layers, dtype, duration_s
         exact, exact_picture, exact_s = self._timed(exact, torch.float32, sample)
-        lower = torch.float16 if self._device.type == "cuda" else torch.bfloat16
+        lower = torch.float16 if self._device.type == "cuda" and not self._upcast else torch.bfloat16
         rough, rough_picture, rough_s = self._timed(exact, lower, sample)
         psnr_db, speedup = _psnr_db(exact_picture, rough_picture), exact_s / rough_s
         log(
@@ -120,6 +133,11 @@ class PictureDecoder:
             picture = self._forward(layers, sample, dtype).cpu()
             durations.append(time.perf_counter() - began)
         return layers, picture, min(durations)
+
+
+def pictures_at_once(num_pixels: int) -> int:
+    """How many pictures of so many pixels go through an autoencoder together: its memory grows with both."""
+    return max(1, _MAX_PIXELS // num_pixels)
 
 
 def _psnr_db(exact: torch.Tensor, rough: torch.Tensor) -> float:

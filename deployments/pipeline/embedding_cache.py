@@ -1,31 +1,38 @@
-"""Least-recently-used cache of tensors, bounded by their bytes. Knows nothing of what they mean."""
+"""Least-recently-used cache, bounded by the bytes of its entries. Knows nothing of what they mean."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-import torch
+
+class Sized(Protocol):
+    """A tensor, or several."""
+
+    @property
+    def nbytes(self) -> int: ...
+
 
 Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value", bound=Sized)
 
 
-class EmbeddingCache(Generic[Key]):
-    """Holds at most ``max_bytes`` of tensors; the one unused for longest goes first.
+class EmbeddingCache(Generic[Key, Value]):
+    """Holds at most ``max_bytes`` of entries; the one unused for longest goes first.
 
     Entries are shared, so nobody may write to them. To be used from one thread.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[Key, torch.Tensor] = OrderedDict()
+        self._entries: OrderedDict[Key, Value] = OrderedDict()
         self.num_bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: Key) -> torch.Tensor | None:
+    def get(self, key: Key) -> Value | None:
         """The entry of ``key``, now the most recently used, or None."""
         entry = self._entries.get(key)
         if entry is not None:
@@ -37,7 +44,7 @@ class EmbeddingCache(Generic[Key]):
         for key in [key for key in self._entries if chosen(key)]:
             self.num_bytes -= self._entries.pop(key).nbytes
 
-    def put(self, key: Key, value: torch.Tensor) -> None:
+    def put(self, key: Key, value: Value) -> None:
         """Remember ``value``, unless it alone is over the bound."""
         if value.nbytes > self._max_bytes:
             return

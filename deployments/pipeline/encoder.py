@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from deployments.pipeline.batcher import Batcher
+from deployments.pipeline.decoder import pictures_at_once
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -42,7 +43,9 @@ class PictureEncoder:
         """Latents, CPU float32, of pictures of one size."""
         stacked = torch.from_numpy(np.stack(pictures)).to(self._device).permute(0, 3, 1, 2)
         scaled = (stacked.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        mean = self._layers(scaled)[:, : self.latent_channels]
+        at_once = pictures_at_once(scaled.shape[-2:].numel())
+        parts = [self._layers(part)[:, : self.latent_channels] for part in scaled.split(at_once)]
+        mean = torch.cat(parts)
         # Without inference mode's mark, so that the engine may do with them what it likes.
         return [latents.clone() for latents in (mean * self._scaling_factor).cpu().unbind()]
 

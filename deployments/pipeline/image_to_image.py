@@ -25,10 +25,11 @@ from deployments.engine.branch import BranchInput
 from deployments.engine.request import DenoiseRequest, noise_for
 from deployments.pipeline.captions import Describe, Description, describe_picture
 from deployments.pipeline.edges import canny
+from deployments.pipeline.embeds import Embeds
 from deployments.pipeline.inpainting.words import with_what_stays
 from deployments.pipeline.networks import STRUCTURE_BRANCH
 from deployments.pipeline.painting import Painter, Stroke, request_of
-from deployments.pipeline.parts import Embeds, PipelineParts
+from deployments.pipeline.parts import PipelineParts
 from deployments.pipeline.picture_files import picture_of
 from deployments.pipeline.refining import hires_of, refine
 from deployments.pipeline.strength import start_step
@@ -45,7 +46,7 @@ class _Subject:
     pixels: Pixels
     source: torch.Tensor
     embeds: Embeds
-    source_embeds: torch.Tensor
+    source_embeds: Embeds
 
     @property
     def start_step(self) -> int:
@@ -111,44 +112,39 @@ class ImageToImagePipeline:
         caption = description.caption if description else ""
         spec = _worded(spec, description, self._parts.info.family)
         embeds, source = await asyncio.gather(self._parts.embed(spec), self._parts.encoder.encode(pixels))
-        source_embeds = embeds.positive
+        source_embeds = embeds
         if spec.strategy is Strategy.PRESERVE:
-            source_embeds, embeds = await self._preserving(spec, caption, embeds)
+            source_embeds, embeds = await self._preserving(spec, caption)
         return _Subject(spec, fitted, pixels, source, embeds, source_embeds)
 
-    async def _preserving(
-        self, spec: ImageToImageSpec, caption: str, embeds: Embeds
-    ) -> tuple[torch.Tensor, Embeds]:
+    async def _preserving(self, spec: ImageToImageSpec, caption: str) -> tuple[Embeds, Embeds]:
         """The picture's own words for the way up, and in place of the negative prompt on the way down.
 
         So guidance points from what the picture shows to what the prompt asks for, and is nothing where
         both agree (negative-prompt inversion, Miyake et al. 2023).
         """
         own = ", ".join(words for words in (caption, spec.negative_prompt) if words)
-        positive, negative = await self._parts.embed_words(spec, spec.prompt, own)
-        assert negative is not None, "both were asked for"
-        guided = negative if spec.guidance_scale > 1 else None
-        return negative, Embeds(positive, guided)
+        told = await self._parts.embed_words(spec, spec.prompt, own)
+        guided = told if spec.guidance_scale > 1 else Embeds(told.positive, None, told.pooled)
+        return told.inverse, guided
 
     async def _denoised(self, subject: _Subject, stroke: Stroke) -> torch.Tensor:
-        request = self._request(subject, stroke)
+        request = self._request(subject, subject.embeds, stroke)
         if subject.spec.strategy is not Strategy.PRESERVE:
             return await stroke.denoise(request)
         upward = replace(
-            request,
+            self._request(subject, subject.source_embeds, stroke),
             invert=True,
-            prompt_embeds=subject.source_embeds,
-            negative_embeds=None,
             guidance_scale=1.0,
             preview_every=0,
         )
         latents = await stroke.denoise(upward)
         return await stroke.denoise(replace(request, source=None, start_latents=latents))
 
-    def _request(self, subject: _Subject, stroke: Stroke) -> DenoiseRequest:
-        spec, embeds = subject.spec, subject.embeds
+    def _request(self, subject: _Subject, embeds: Embeds, stroke: Stroke) -> DenoiseRequest:
+        spec = subject.spec
         noise = noise_for(stroke.seed, tuple(subject.source.shape))
-        request = request_of(spec, stroke, embeds.positive, embeds.negative, noise)
+        request = request_of(spec, stroke, embeds, noise, self._parts.encoder.factor)
         branch = None
         if spec.strategy is Strategy.STRUCTURE:
             edges = torch.from_numpy(canny(subject.pixels)).expand(3, -1, -1).clone()

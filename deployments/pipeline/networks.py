@@ -9,9 +9,11 @@ import json
 from typing import TYPE_CHECKING
 
 from weights import registry
+from weights.loading import load_unet
 from weights.powerpaint import is_v2
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import UNet2DConditionModel
     from torch import nn
 
@@ -39,22 +41,23 @@ def inpainting_channels(model_id: str) -> int:
     return int(config["in_channels"])
 
 
-def load_inpainting_unet(model_id: str) -> UNet2DConditionModel:
-    """The UNet of nine channels that goes with ``model_id``; PowerPaint's where several are installed."""
-    import torch
-    from diffusers import UNet2DConditionModel
+def load_inpainting_unet(
+    model_id: str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> UNet2DConditionModel:
+    """The UNet of nine channels that goes with ``model_id``; PowerPaint's where several are installed.
 
+    ``dtype`` is float32 unless given. On the device "meta" it has shapes and no values.
+    """
+    import torch
+
+    dtype = dtype or torch.float32
     if _has_powerpaint_unet(model_id):
         from deployments.pipeline.powerpaint.loading import load_v1_unet
 
         unet = load_v1_unet(model_id)
         assert unet is not None, "its files were found"
-        return unet
-    folder = registry.part_folder(model_id, INPAINT) / "unet"
-    loaded: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True
-    )
-    return loaded.eval().requires_grad_(False)
+        return unet.to(device, dtype)
+    return load_unet(registry.part_folder(model_id, INPAINT) / "unet", dtype, device)
 
 
 def load_branches(model_id: str) -> dict[str, nn.Module]:

@@ -23,6 +23,7 @@ from core.specs import GenerationSpec
 from core.types import Accepted, Completed, OutputFormat, Picture, PipelineEvent, Preview, Progress, Timings
 from deployments.engine import request as engine
 from deployments.pipeline.denoising import Denoise, denoise_to_the_end
+from deployments.pipeline.embeds import Embeds
 from deployments.pipeline.tally import Tally
 
 # Raises ModerationBlocked when one of the picture files must not be shown, and MissingPart, even for none
@@ -204,16 +205,23 @@ def _timings(strokes: Sequence[Stroke], began: float, encoded: float, ended: flo
 def request_of(
     spec: GenerationSpec,
     stroke: Stroke,
-    prompt_embeds: torch.Tensor,
-    negative_embeds: torch.Tensor | None,
+    embeds: Embeds,
     noise: torch.Tensor,
+    factor: int,
 ) -> engine.DenoiseRequest:
-    """What ``spec`` says of every pass: ``dataclasses.replace`` adds a source, a mask and the like."""
+    """What ``spec`` says of every pass: ``dataclasses.replace`` adds a source, a mask and the like.
+
+    ``factor`` is how many pixels a latent of the model stands for, along each side.
+    """
+    height, width = (side * factor for side in noise.shape[1:])
+    added = embeds.added_conditions(width, height)
     return engine.DenoiseRequest(
         request_id="",
         user_id=spec.user_id,
-        prompt_embeds=prompt_embeds,
-        negative_embeds=negative_embeds,
+        prompt_embeds=embeds.positive,
+        negative_embeds=embeds.negative,
+        added_conditions=added.own,
+        negative_added_conditions=added.negative,
         noise=noise,
         sampler=spec.sampler,
         num_inference_steps=spec.num_inference_steps,

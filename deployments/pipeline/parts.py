@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
 
 from core.errors import MissingPart
 from core.settings import PipelineSettings
@@ -15,27 +12,26 @@ from core.specs import GenerationSpec
 from core.types import ModelInfo
 from deployments.pipeline.adapter_cache import AdapterCache
 from deployments.pipeline.decoder import PictureDecoder
+from deployments.pipeline.embeds import Embeds
 from deployments.pipeline.encoder import PictureEncoder
-from deployments.pipeline.prompts import NOT_ADAPTED, Adaptation, PromptEncoder
+from deployments.pipeline.prompts import Prompts
+from deployments.pipeline.text import NOT_ADAPTED, Adaptation
+from deployments.pipeline.two_encoders import load_prompts
 from weights import registry
 
-
-class Embeds(NamedTuple):
-    """Prompt embeddings ``[tokens, width]``; no negative ones where guidance is off."""
-
-    positive: torch.Tensor
-    negative: torch.Tensor | None
+# diffusers' configs say so of every autoencoder; it is true of this family's.
+_UPCAST_FAMILY = "sdxl"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PipelineParts:
-    """Text encoder and VAE of one model, each with its own batches.
+    """Text encoders and VAE of one model, each with its own batches.
 
     ``adapters`` has the text encoder's factors of members' adapters; without it there are none.
     """
 
     info: ModelInfo
-    prompts: PromptEncoder
+    prompts: Prompts
     encoder: PictureEncoder
     decoder: PictureDecoder
     adapters: AdapterCache | None = None
@@ -52,7 +48,7 @@ class PipelineParts:
     async def embed_words(self, spec: GenerationSpec, prompt: str, negative_prompt: str | None) -> Embeds:
         """As :meth:`embed`, with other words than those of ``spec``."""
         async with self.adapting(spec) as adapted:
-            return Embeds(*await self.prompts.encode_pair(prompt, negative_prompt, spec.clip_skip, adapted))
+            return await self.prompts.embeds(prompt, negative_prompt, spec.clip_skip, adapted)
 
     @asynccontextmanager
     async def adapting(self, spec: GenerationSpec) -> AsyncGenerator[Adaptation, None]:
@@ -91,12 +87,17 @@ def load_parts(
     model_id: str, settings: PipelineSettings, device: str, adapters: AdapterCache | None = None
 ) -> PipelineParts:
     """Load the parts of ``model_id``. Raises what the registry raises."""
-    tokenizer, text_encoder = registry.load_text(model_id)
     vae = registry.load_vae(model_id)
     return PipelineParts(
         registry.info(model_id),
-        PromptEncoder(tokenizer, text_encoder.to(device), cache_entries=settings.embedding_cache_entries),
+        load_prompts(model_id, settings, device),
         PictureEncoder(vae, device=device, max_batch=settings.max_decode_batch),
-        PictureDecoder(vae, precision=settings.precision, device=device, max_batch=settings.max_decode_batch),
+        PictureDecoder(
+            vae,
+            precision=settings.precision,
+            device=device,
+            max_batch=settings.max_decode_batch,
+            upcast=registry.info(model_id).family == _UPCAST_FAMILY and bool(vae.config.force_upcast),
+        ),
         adapters,
     )

@@ -16,8 +16,9 @@ from PIL import Image, ImageFilter
 from core.specs import GenerationSpec
 from core.types import ModelInfo
 from deployments.engine.request import noise_for
+from deployments.pipeline.embeds import Embeds
 from deployments.pipeline.painting import Stroke, request_of
-from deployments.pipeline.parts import Embeds, PipelineParts
+from deployments.pipeline.parts import PipelineParts
 from deployments.pipeline.strength import start_step
 
 Pixels = npt.NDArray[np.uint8]
@@ -111,7 +112,7 @@ async def refine(
         columns = slice(left // factor, (left + plan.tile_width) // factor)
         async with free:
             request = replace(
-                request_of(spec, stroke, embeds.positive, embeds.negative, noise[:, rows, columns].clone()),
+                request_of(spec, stroke, embeds, noise[:, rows, columns].clone(), factor),
                 source=await parts.encoder.encode(tile),
                 start_step=plan.start_step,
                 preview_every=0,

@@ -31,7 +31,7 @@ class TextToImagePipeline:
 
         async def paint_one(stroke: Stroke) -> Picture:
             noise = noise_for(stroke.seed, parts.latent_shape(spec.width, spec.height))
-            request = request_of(spec, stroke, embeds.positive, embeds.negative, noise)
+            request = request_of(spec, stroke, embeds, noise, parts.decoder.factor)
             pixels = await parts.decoder.decode(await stroke.denoise(request))
             if hires is not None:
                 pixels = await refine(pixels, hires, spec, stroke, embeds, parts)

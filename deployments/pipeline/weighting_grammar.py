@@ -6,7 +6,13 @@ from typing import Any
 
 import pyparsing
 from compel import Compel
-from compel.prompt_parser import Conjunction, CrossAttentionControlSubstitute, FlattenedPrompt, PromptParser
+from compel.prompt_parser import (
+    Blend,
+    Conjunction,
+    CrossAttentionControlSubstitute,
+    FlattenedPrompt,
+    PromptParser,
+)
 
 from deployments.pipeline.weighting import MAX_WEIGHTED_PARTS, refusal
 
@@ -35,6 +41,30 @@ def parse(text: str) -> Conjunction | None:
 def is_one_text(said: Conjunction) -> bool:
     """Whether what :func:`parse` found is one text with weights, no blend or conjunction of several."""
     return len(said.prompts) == 1 and isinstance(said.prompts[0], FlattenedPrompt)
+
+
+def plain_texts(said: Conjunction) -> list[tuple[str, float]]:
+    """The texts that ``said`` is made of, without weights of words, and each one's share of the whole.
+
+    Raises ZeroDivisionError where the weights of a normalized blend cancel each other out.
+    """
+    total = sum(said.weights)
+    return [
+        (text, share * weight / total)
+        for prompt, weight in zip(said.prompts, said.weights, strict=True)
+        for text, share in _texts_of(prompt)
+    ]
+
+
+def _texts_of(prompt: FlattenedPrompt | Blend) -> list[tuple[str, float]]:
+    if isinstance(prompt, FlattenedPrompt):
+        return [(" ".join(part.text for part in prompt.children), 1.0)]
+    total = sum(prompt.weights) if prompt.normalize_weights else 1.0
+    return [
+        (text, share * weight / total)
+        for inner, weight in zip(prompt.prompts, prompt.weights, strict=True)
+        for text, share in _texts_of(inner)
+    ]
 
 
 def _is_weighted(said: Conjunction) -> bool:

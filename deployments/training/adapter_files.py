@@ -43,7 +43,7 @@ def imported(spec: ImportSpec, adapter_id: str, now: datetime) -> Imported:
         rank=weights.rank,
         alpha=weights.alpha,
         num_steps=weights.num_steps,
-        has_text_encoder=bool(weights.text_encoder),
+        has_text_encoder=bool(weights.text_encoder or weights.text_encoder_2),
         origin="imported",
         sha256=hashlib.sha256(file).hexdigest(),
         num_bytes=len(file),

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from diffusers import DDIMScheduler
 
+from core.training_defaults import check_trainable
 from core.types import ModelInfo
 from deployments.engine.samplers import NoiseSchedule
 from deployments.training import dataset, families
@@ -41,6 +42,7 @@ class Session:
             torch.set_num_threads(inputs.num_threads or len(os.sched_getaffinity(0)))
         model_id, options = inputs.model_id, inputs.options
         info = registry.info(model_id)
+        check_trainable(info.family)
         tokenizer, text_encoder = registry.load_text(model_id)
         vae = registry.load_vae(model_id).to(device)
         scheduler = DDIMScheduler.from_config(registry.scheduler_config(model_id))

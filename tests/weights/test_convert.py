@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from tests.weights import ldm_checkpoint as ldm
-from weights import convert
+from weights import convert, single_file
 from weights.errors import RefusedWeights
 
 CLASSES = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
@@ -60,7 +60,7 @@ def test_a_single_file_becomes_a_folder_with_exactly_its_tensors(
     dtype: torch.dtype, family: Path, parts: dict[str, Any], tmp_path: Path
 ) -> None:
     path = ldm.save(ldm.checkpoint(parts, ema=True), tmp_path / "model.safetensors", dtype)
-    convert.write_model(convert.read_single_file(path, family), tmp_path / "out", family)
+    convert.write_model(single_file.read_single_file(path, family), tmp_path / "out", family)
     rounded = {part: network.to(dtype).float() for part, network in ldm.networks(family).items()}
     assert_holds(tmp_path / "out", rounded)
     for file in (tmp_path / "out").rglob("*.safetensors"):
@@ -70,7 +70,7 @@ def test_a_single_file_becomes_a_folder_with_exactly_its_tensors(
 def test_a_nine_channel_unet_keeps_its_channels(family: Path, tmp_path: Path) -> None:
     parts = ldm.networks(family, in_channels=9)
     path = ldm.save(ldm.checkpoint(parts), tmp_path / "inpaint.safetensors")
-    found = convert.read_single_file(path, family)
+    found = single_file.read_single_file(path, family)
     assert found.in_channels == 9
     convert.write_model(found, tmp_path / "out", family)
     assert_holds(tmp_path / "out", parts)
@@ -78,7 +78,7 @@ def test_a_nine_channel_unet_keeps_its_channels(family: Path, tmp_path: Path) ->
 
 def test_a_file_may_leave_the_autoencoder_out(family: Path, parts: dict[str, Any], tmp_path: Path) -> None:
     path = ldm.save(ldm.checkpoint(parts, vae=False), tmp_path / "no-vae.safetensors")
-    found = convert.read_single_file(path, family)
+    found = single_file.read_single_file(path, family)
     assert set(found.parts) == {"unet", "text_encoder"}
 
 
@@ -115,7 +115,7 @@ def test_an_autoencoder_alone_is_read_under_every_name(
 def test_markers_of_v_prediction_are_heeded(family: Path, parts: dict[str, Any], tmp_path: Path) -> None:
     marked = ldm.checkpoint(parts) | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     path = ldm.save(marked, tmp_path / "v.safetensors")
-    scheduler = convert.read_single_file(path, family).scheduler
+    scheduler = single_file.read_single_file(path, family).scheduler
     assert scheduler["prediction_type"] == "v_prediction"
     assert scheduler["rescale_betas_zero_snr"] is True
 
@@ -177,7 +177,7 @@ def test_what_does_not_fit_the_family_is_refused(
         tensors = {"lora.up.weight": torch.zeros(2, 2)}
     path = ldm.save(tensors, tmp_path / "odd.safetensors")
     with pytest.raises(RefusedWeights, match=message):
-        convert.write_model(convert.read_single_file(path, family), tmp_path / "out", family)
+        convert.write_model(single_file.read_single_file(path, family), tmp_path / "out", family)
 
 
 @pytest.mark.parametrize(

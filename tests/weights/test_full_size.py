@@ -30,8 +30,7 @@ def write_checkpoint(path: Path) -> int:
     """Every key of the family with normal values (standard deviation 0.02), written tensor by tensor."""
     names = {"unet": ("model.diffusion_model.", ldm.ldm_unet), "vae": ("first_stage_model.", ldm.ldm_vae)}
     shapes: dict[str, tuple[int, ...]] = {}
-    for part in convert.WEIGHT_FILES:
-        config = json.loads((convert.SD15 / part / "config.json").read_text())
+    for part, config in convert.family_configs(convert.SD15).items():
         prefix, rename = names.get(part, ("cond_stage_model.transformer.", str))
         for name, shape in convert.expected_shapes(part, config).items():
             shapes[prefix + rename(name)] = shape

@@ -9,10 +9,12 @@ from weights.adapters.layers import (
     text_encoder_factors,
     unet_factors,
 )
+from weights.adapters.names import SECOND_TEXT_ENCODER
 from weights.adapters.reading import read_adapter
 from weights.adapters.writing import write_kohya, write_peft
 
 __all__ = [
+    "SECOND_TEXT_ENCODER",
     "AdapterWeights",
     "Fact",
     "LoraLayer",

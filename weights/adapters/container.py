@@ -17,7 +17,7 @@ from core.errors import InvalidRequest
 from weights.errors import RefusedWeights
 from weights.tensor_file import START_BYTES, check_start
 
-MAX_FILE_BYTES = 300_000_000
+MAX_FILE_BYTES = 450_000_000
 # Some trainers write every caption of their data into the header.
 MAX_HEADER_BYTES = 16_000_000
 MAX_TENSORS = 6_000

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +13,7 @@ from core.errors import InvalidRequest
 from weights import registry
 from weights.adapters.container import refusal, shown
 from weights.adapters.layers import AdapterWeights, LoraLayer, plain_shape
-from weights.adapters.names import TEXT_ENCODER, TEXT_LEVEL, UNET
+from weights.adapters.names import SECOND_TEXT_ENCODER, TEXT_LEVEL, UNET
 from weights.tensor_file import read_tensors
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,10 +32,17 @@ def check_fits(weights: AdapterWeights, model_id: str, manifest: Path = registry
     that does not fit and its shape, and what the registry raises.
     """
     fitted: dict[str, dict[str, LoraLayer]] = {}
-    for part, layers in ((UNET, weights.unet), (TEXT_ENCODER, weights.text_encoder)):
-        shapes = layer_shapes(model_id, part, manifest) if layers else {}
+    for part, layers in weights.parts.items():
+        if part == SECOND_TEXT_ENCODER and not registry.has_part(model_id, part, manifest):
+            raise refusal(
+                f"The adapter is not for the model {model_id}: it is one for SDXL, which has a second text "
+                "encoder.",
+                limit=model_id,
+            )
+        shapes = layer_shapes(model_id, part, manifest)
         fitted[part] = {path: _fitted(part, path, layers, shapes, model_id) for path in layers}
-    return AdapterWeights(fitted[UNET], fitted[TEXT_ENCODER], weights.metadata)
+    every: dict[str, Any] = {**fitted}
+    return replace(weights, **every)
 
 
 def layer_shapes(model_id: str, part: str, manifest: Path = registry.MANIFEST) -> Shapes:
@@ -42,7 +51,7 @@ def layer_shapes(model_id: str, part: str, manifest: Path = registry.MANIFEST) -
     shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         for name, tensor in read_tensors(file).items():
-            path = name.removesuffix(".weight").removeprefix(TEXT_LEVEL if part == TEXT_ENCODER else "")
+            path = name.removesuffix(".weight").removeprefix("" if part == UNET else TEXT_LEVEL)
             is_layer = len(tensor.shape) in (2, 4) and path.rpartition(".")[2] not in _TABLES
             if name.endswith(".weight") and is_layer:
                 shapes[path] = tensor.shape

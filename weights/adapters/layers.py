@@ -15,6 +15,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
+from weights.adapters.names import PARTS, SECOND_TEXT_ENCODER
+
 # Module path in a network → (down, up), float32, alpha / rank multiplied into ``up``.
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
@@ -53,12 +55,20 @@ class LoraLayer(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterWeights:
-    """An adapter's layers by module path: the UNet's in diffusers' words, the text encoder's in those of
-    transformers 5 (``encoder.layers.0.self_attn.q_proj``). ``metadata`` keys are those of :class:`Fact`."""
+    """An adapter's layers by module path: the UNet's in diffusers' words, the text encoders' in those of
+    transformers 5 (``encoder.layers.0.self_attn.q_proj``). Only models of Stable Diffusion XL have a second
+    text encoder. ``metadata`` keys are those of :class:`Fact`."""
 
     unet: Mapping[str, LoraLayer]
     text_encoder: Mapping[str, LoraLayer]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    text_encoder_2: Mapping[str, LoraLayer] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> dict[str, Mapping[str, LoraLayer]]:
+        """The layers by network, of those networks that have any."""
+        every = {name: getattr(self, name) for name in PARTS}
+        return {name: layers for name, layers in every.items() if layers}
 
     @property
     def rank(self) -> int:
@@ -83,7 +93,7 @@ class AdapterWeights:
         return sum(layer.down.nbytes + layer.up.nbytes for layer in self._layers())
 
     def _layers(self) -> Iterable[LoraLayer]:
-        return (*self.unet.values(), *self.text_encoder.values())
+        return tuple(layer for layers in self.parts.values() for layer in layers.values())
 
 
 def unet_factors(weights: AdapterWeights) -> Factors:
@@ -92,15 +102,21 @@ def unet_factors(weights: AdapterWeights) -> Factors:
 
 
 def text_encoder_factors(weights: AdapterWeights) -> Factors:
-    """The factors of the text encoder's layers by module path, see :meth:`LoraLayer.factors`."""
-    return {path: layer.factors() for path, layer in weights.text_encoder.items()}
+    """The factors of the text encoder's layers by module path, see :meth:`LoraLayer.factors`.
+
+    Paths in the second text encoder begin with "text_encoder_2.".
+    """
+    own = {path: layer.factors() for path, layer in weights.text_encoder.items()}
+    return own | {
+        f"{SECOND_TEXT_ENCODER}.{path}": layer.factors() for path, layer in weights.text_encoder_2.items()
+    }
 
 
 def tensors_sha256(weights: AdapterWeights) -> str:
     """Hash of layer names, alphas and values, in hexadecimal. It stays the same in every layout of files,
     in wider floats, and whether a 1 × 1 convolution is written as such or as a linear layer."""
     digest = hashlib.sha256()
-    for part, layers in (("unet", weights.unet), ("text_encoder", weights.text_encoder)):
+    for part, layers in weights.parts.items():
         for path in sorted(layers):
             layer = layers[path]
             digest.update(f"{part}.{path} {layer.alpha!r}".encode())

@@ -13,11 +13,19 @@ from typing import NamedTuple
 from weights import ldm
 from weights.adapters.container import refusal, shown
 
-UNET, TEXT_ENCODER = "unet", "text_encoder"
+UNET, TEXT_ENCODER, SECOND_TEXT_ENCODER = "unet", "text_encoder", "text_encoder_2"
+PARTS = (UNET, TEXT_ENCODER, SECOND_TEXT_ENCODER)
 KOHYA_UNET, KOHYA_TEXT = "lora_unet_", "lora_te_"
+# Stable Diffusion XL's two text encoders are counted.
+KOHYA_FIRST_TEXT, KOHYA_SECOND_TEXT = "lora_te1_", "lora_te2_"
 # transformers 5 has the layers of CLIPTextModel one level higher than the versions before.
 TEXT_LEVEL = "text_model."
-_KOHYA_PREFIXES = {KOHYA_UNET: UNET, KOHYA_TEXT: TEXT_ENCODER, "lora_te1_": TEXT_ENCODER}
+_KOHYA_PREFIXES = {
+    KOHYA_UNET: UNET,
+    KOHYA_TEXT: TEXT_ENCODER,
+    KOHYA_FIRST_TEXT: TEXT_ENCODER,
+    KOHYA_SECOND_TEXT: SECOND_TEXT_ENCODER,
+}
 _SIDES = {"A": "down", "B": "up", "down": "down", "up": "up"}
 _TENSOR = re.compile(
     r"(?P<layer>.+)\.(?:lora_(?P<peft>A|B)(?:\.default)?|(?:lora|lora_linear_layer)\.(?P<diffusers>down|up)"
@@ -35,14 +43,14 @@ _COMPOUND = (
     "proj_in", "proj_out", "conv_in", "conv_out", "conv_shortcut", "time_embedding", "time_emb_proj",
     "linear_1", "linear_2", "text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj",
     "input_blocks", "middle_block", "output_blocks", "in_layers", "out_layers", "emb_layers",
-    "skip_connection", "time_embed",
+    "skip_connection", "time_embed", "label_emb", "add_embedding", "text_projection",
 )  # fmt: skip
 _LEVEL = re.compile(rf"({'|'.join(_COMPOUND)}|[^_]+)(?:_|$)")
-_ORIGINAL_BLOCKS = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "out.")
-# The original code's numbering of blocks is that of Stable Diffusion, with two layers in each.
+_ORIGINAL_BLOCKS = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "label_emb.", "out.")
+# The original code's numbering of blocks is that of Stable Diffusion and its XL, with two layers in each.
 _LAYERS_PER_BLOCK = 2
 
-# What an adapter may be instead of a LoRA for the UNet and the text encoder, by a piece of its keys.
+# What an adapter may be instead of a LoRA for the UNet and the text encoders, by a piece of its keys.
 _FOREIGN = (
     (r"hada_", "a LoHa (LyCORIS)"),
     (r"lokr_", "a LoKr (LyCORIS)"),
@@ -51,7 +59,6 @@ _FOREIGN = (
     (r"lora_mid\.", "a LoCon with Tucker decomposition"),
     (r"\.diff(_b)?$", "an adapter with whole differences of weights (diff) beside its factors"),
     (r"ia3_|\.on_input$", "an IA³ adapter"),
-    (r"^lora_te2_|^text_encoder_2\.", "an adapter for SDXL, which has a second text encoder"),
     (r"^lora_te3_|^text_encoder_3\.|^transformer\.|^lora_transformer_|double_blocks|joint_blocks",
      "an adapter for a transformer model (Flux, Stable Diffusion 3), not for a UNet"),
     (r"lora_controlnet|^input_hint_block", "a ControlNet"),
@@ -67,7 +74,7 @@ _FOREIGN = (
 
 
 class Key(NamedTuple):
-    """``part`` is "unet" or "text_encoder", ``side`` "down", "up" or "alpha"."""
+    """``part`` is one of ``PARTS``, ``side`` "down", "up" or "alpha"."""
 
     part: str
     path: str
@@ -83,19 +90,22 @@ def key_of(name: str) -> Key:
         if name.startswith(prefix):
             return _kohya_key(name, prefix, part)
     part, _, rest = name.partition(".")
-    if part not in (UNET, TEXT_ENCODER):
+    if part not in PARTS:
         # diffusers once wrote the UNet's layers without a prefix.
         part, rest = UNET, name
     if match := _PROCESSOR.fullmatch(rest):
-        layer = f"{match['layer']}.{_PROCESSOR_LAYERS[part][match['place']]}"
+        places = _PROCESSOR_LAYERS[UNET if part == UNET else TEXT_ENCODER]
+        layer = f"{match['layer']}.{places[match['place']]}"
         return Key(part, _path(part, layer), match["side"])
     return _key(name, part, rest)
 
 
-def kohya_name(part: str, path: str) -> str:
-    """The layer's name in kohya's layout."""
+def kohya_name(part: str, path: str, *, counted: bool = False) -> str:
+    """The layer's name in kohya's layout; ``counted`` where there are two text encoders."""
+    first = KOHYA_FIRST_TEXT if counted else KOHYA_TEXT
+    prefix = {UNET: KOHYA_UNET, TEXT_ENCODER: first, SECOND_TEXT_ENCODER: KOHYA_SECOND_TEXT}[part]
     whole = path if part == UNET else TEXT_LEVEL + path
-    return (KOHYA_UNET if part == UNET else KOHYA_TEXT) + whole.replace(".", "_")
+    return prefix + whole.replace(".", "_")
 
 
 def _kohya_key(name: str, prefix: str, part: str) -> Key:

@@ -12,9 +12,10 @@ import torch
 from core.training import MAX_RANK
 from weights.adapters.container import read_container, refusal, shown
 from weights.adapters.layers import AdapterWeights, Fact, LoraLayer
-from weights.adapters.names import TEXT_ENCODER, TEXT_LEVEL, UNET, Key, key_of
+from weights.adapters.names import PARTS, TEXT_LEVEL, Key, key_of
 
-MAX_LAYERS = 1_000
+# The whole of Stable Diffusion XL, convolutions and both text encoders, has 1 100.
+MAX_LAYERS = 1_500
 MAX_ALPHA = 65_504.0
 # diffusers' and PEFT's own settings of the LoRA, as JSON.
 SETTINGS_KEY = "lora_adapter_metadata"
@@ -35,7 +36,7 @@ def read_adapter(data: bytes) -> AdapterWeights:
     """The adapter in a safetensors file of PEFT, diffusers or kohya layout, values as they are stored.
 
     Without an alpha in the file, alpha is the rank, as in diffusers. Raises :class:`InvalidRequest` (field
-    "file") that says what the file is where it is anything but a LoRA of a UNet and one text encoder, is
+    "file") that says what the file is where it is anything but a LoRA of a UNet and its text encoders, is
     broken, or is over a limit. Nothing of it is ever executed.
     """
     tensors, metadata = read_container(data)
@@ -45,10 +46,10 @@ def read_adapter(data: bytes) -> AdapterWeights:
     if len(layers) > MAX_LAYERS:
         raise refusal(f"The file has {len(layers)} layers; at most {MAX_LAYERS} are taken.", limit=MAX_LAYERS)
     settings = _Settings.of(metadata)
-    read: dict[str, dict[str, LoraLayer]] = {UNET: {}, TEXT_ENCODER: {}}
+    read: dict[str, dict[str, LoraLayer]] = {part: {} for part in PARTS}
     for (part, path), sides in layers.items():
         read[part][path] = _layer(f"{part}.{path}", sides, settings[part], path)
-    return AdapterWeights(read[UNET], read[TEXT_ENCODER], _facts(metadata))
+    return AdapterWeights(**read, metadata=_facts(metadata))
 
 
 def _sorted(tensors: Mapping[str, torch.Tensor]) -> dict[tuple[str, str], Sides]:
@@ -120,7 +121,7 @@ class _Settings:
             raise refusal(f"The file's {SETTINGS_KEY} cannot be read.") from error
         if not isinstance(values, dict):
             raise refusal(f"The file's {SETTINGS_KEY} cannot be read.")
-        return {part: cls(_under(part, values)) for part in (UNET, TEXT_ENCODER)}
+        return {part: cls(_under(part, values)) for part in PARTS}
 
     def alpha(self, path: str, rank: int) -> float:
         """By the first pattern that ends the layer's path, as PEFT does; the rank where nothing is said."""

@@ -10,8 +10,10 @@ import torch
 
 from weights.adapters.container import write_container
 from weights.adapters.layers import AdapterWeights, Fact, LoraLayer, commonest, tensors_sha256
-from weights.adapters.names import TEXT_ENCODER, UNET, kohya_name
+from weights.adapters.names import kohya_name
 from weights.adapters.reading import SETTINGS_KEY
+
+_CONTEXT_READER, _SDXL_CONTEXT = "attn2.to_k", 2048
 
 
 def write_peft(weights: AdapterWeights) -> bytes:
@@ -22,7 +24,7 @@ def write_peft(weights: AdapterWeights) -> bytes:
     """
     tensors: dict[str, torch.Tensor] = {}
     settings: dict[str, Any] = {}
-    for part, layers in _parts(weights):
+    for part, layers in weights.parts.items():
         for path, layer in layers.items():
             tensors[f"{part}.{path}.lora_A.weight"] = layer.down
             tensors[f"{part}.{path}.lora_B.weight"] = layer.up
@@ -34,9 +36,9 @@ def write_peft(weights: AdapterWeights) -> bytes:
 def write_kohya(weights: AdapterWeights) -> bytes:
     """A file in the layout of kohya's sd-scripts, each layer with its own alpha, block names of diffusers."""
     tensors: dict[str, torch.Tensor] = {}
-    for part, layers in _parts(weights):
+    for part, layers in weights.parts.items():
         for path, layer in layers.items():
-            name = kohya_name(part, path)
+            name = kohya_name(part, path, counted=_is_sdxl(weights))
             tensors[f"{name}.lora_down.weight"] = layer.down
             tensors[f"{name}.lora_up.weight"] = layer.up
             tensors[f"{name}.alpha"] = _scalar(layer.alpha)
@@ -53,9 +55,10 @@ def write_kohya(weights: AdapterWeights) -> bytes:
     return write_container(tensors, {**facts, **told})
 
 
-def _parts(weights: AdapterWeights) -> list[tuple[str, Mapping[str, LoraLayer]]]:
-    pairs = ((UNET, weights.unet), (TEXT_ENCODER, weights.text_encoder))
-    return [(part, layers) for part, layers in pairs if layers]
+def _is_sdxl(weights: AdapterWeights) -> bool:
+    """Whether it is for a model with two text encoders, by the layers that it has."""
+    widths = (layer.down.shape[1] for path, layer in weights.unet.items() if path.endswith(_CONTEXT_READER))
+    return bool(weights.text_encoder_2) or _SDXL_CONTEXT in widths
 
 
 def _settings(layers: Mapping[str, LoraLayer]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import torch
 
 from core.specs import GenerationSpec
 from deployments.engine.request import DenoiseRequest
+from deployments.pipeline.embeds import Embeds
 from deployments.pipeline.inpainting.canvas import Pixels
-from deployments.pipeline.parts import Embeds, PipelineParts
+from deployments.pipeline.parts import PipelineParts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,6 +20,7 @@ from core.types import Picture, PipelineEvent
 from core.uploads import open_mask, open_picture
 from deployments.engine.request import noise_for
 from deployments.pipeline.captions import Describe, Description, describe_picture
+from deployments.pipeline.embeds import Embeds
 from deployments.pipeline.inpainting import canvas, filling, masks
 from deployments.pipeline.inpainting.canvas import Pixels
 from deployments.pipeline.inpainting.conditioning import View
@@ -28,7 +29,7 @@ from deployments.pipeline.inpainting.passes import Pass, pass_inside, passes_bey
 from deployments.pipeline.inpainting.plan import InpaintPlan, Prefill
 from deployments.pipeline.inpainting.shapes import loosened
 from deployments.pipeline.painting import Painter, Stroke, request_of
-from deployments.pipeline.parts import Embeds, PipelineParts
+from deployments.pipeline.parts import PipelineParts
 from deployments.pipeline.picture_files import picture_of
 from deployments.pipeline.strength import start_step
 
@@ -172,9 +173,9 @@ class InpaintPipeline:
         request = request_of(
             scene.spec,
             stroke,
-            scene.embeds.positive,
-            scene.embeds.negative,
+            scene.embeds,
             noise_for(seed, tuple(view.latents.shape)),
+            self._parts.encoder.factor,
         )
         request = replace(request, seed=seed, start_step=scene.start_step)
         latents = await stroke.denoise(await plan.conditioning.apply(request, view))

@@ -92,11 +92,11 @@ class ClipSeg:
         text = model.config.text_config
         self._max_tokens = min(int(tokenizer.model_max_length), int(text.max_position_embeddings))
         self._layers = [int(layer) + 1 for layer in model.extract_layers]
-        self._phrases: EmbeddingCache[str] = EmbeddingCache(
+        self._phrases: EmbeddingCache[str, torch.Tensor] = EmbeddingCache(
             _CACHED_PHRASES * int(model.config.projection_dim) * 4
         )
-        self._activations: EmbeddingCache[bytes] = EmbeddingCache(cache_bytes)
-        self._embeddings: EmbeddingCache[bytes] = EmbeddingCache(2**20)
+        self._activations: EmbeddingCache[bytes, torch.Tensor] = EmbeddingCache(cache_bytes)
+        self._embeddings: EmbeddingCache[bytes, torch.Tensor] = EmbeddingCache(2**20)
         self._batcher: Batcher[Question, Map] = Batcher(self.answer_batch, max_batch, name="clipseg")
 
     async def masks(self, views: Pixels, phrases: tuple[str, ...]) -> Map:

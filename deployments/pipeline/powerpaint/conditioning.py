@@ -13,9 +13,10 @@ import torch
 from core.specs import GenerationSpec, Task
 from deployments.engine.branch import BranchInput
 from deployments.engine.request import DenoiseRequest
+from deployments.pipeline.embeds import Embeds
 from deployments.pipeline.encoder import PictureEncoder
 from deployments.pipeline.inpainting.conditioning import MaskedPicture, View
-from deployments.pipeline.parts import Embeds, PipelineParts
+from deployments.pipeline.parts import PipelineParts
 from deployments.pipeline.powerpaint.prompts import Layout, TaskPrompts
 
 # The name of the branch in the Denoiser of its family.

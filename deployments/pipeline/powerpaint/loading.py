@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from deployments.engine.brushnet import BrushNet
 from deployments.pipeline.powerpaint.prompts import Layout, TaskPrompts
-from deployments.pipeline.prompts import PromptEncoder
+from deployments.pipeline.prompts import PromptEncoder, Prompts
 from weights import powerpaint, registry
 
 if TYPE_CHECKING:
@@ -32,11 +32,12 @@ def layout_of(model_id: str) -> Layout | None:
 
 
 def load_task_prompts(
-    model_id: str, prompts: PromptEncoder, *, device: str, cache_entries: int
+    model_id: str, prompts: Prompts, *, device: str, cache_entries: int
 ) -> TaskPrompts | None:
     """The task prompts of ``model_id``, whose own text encoder ``prompts`` uses; None without tokens."""
     layout, base = layout_of(model_id), _base(model_id)
-    if layout is None:
+    if layout is None or not isinstance(prompts, PromptEncoder):
+        # There is no PowerPaint for families with two text encoders.
         return None
     if _knows_tokens(base):
         return TaskPrompts(prompts)

@@ -13,9 +13,10 @@ import torch
 
 from core.errors import InvalidRequest
 from core.specs import Task
-from deployments.pipeline.parts import Embeds
+from deployments.pipeline.embeds import Embeds
 from deployments.pipeline.powerpaint.presets import PRESETS, Preset
-from deployments.pipeline.prompts import NOT_ADAPTED, Adaptation, PromptEncoder
+from deployments.pipeline.prompts import PromptEncoder
+from deployments.pipeline.text import NOT_ADAPTED, Adaptation
 from deployments.pipeline.weighting import parse_weights
 from weights.powerpaint import words_of
 

@@ -178,7 +178,14 @@ def test_cancelled_beside_others() -> None:
 class Moody(ControlNetBranch):
     """Raises for a conditioning of ones."""
 
-    def forward(self, sample: Tensor, timestep: Tensor, context: Tensor, conditioning: Tensor) -> Residuals:
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        conditioning: Tensor,
+        added: dict[str, Tensor] | None = None,
+    ) -> Residuals:
         if bool(conditioning.eq(1).flatten(1).all(1).any()):
             raise RuntimeError("the branch does not like this picture")
         return super().forward(sample, timestep, context, conditioning)

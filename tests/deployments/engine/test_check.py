@@ -29,7 +29,14 @@ class Sketch:
     conditioning_factor = 2
     context_dim = CONTEXT_DIM
 
-    def __call__(self, sample: Tensor, timestep: Tensor, context: Tensor, conditioning: Tensor) -> Residuals:
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        conditioning: Tensor,
+        added: dict[str, Tensor] | None = None,
+    ) -> Residuals:
         raise NotImplementedError
 
 
@@ -96,6 +103,7 @@ def branched(**changes: Any) -> dict[str, Any]:
         ("branch.negative_embeds", branched(negative_embeds=torch.zeros(6, CONTEXT_DIM))),
         ("branch.negative_embeds", branched(prompt_embeds=torch.zeros(6, CONTEXT_DIM))),
         ("negative_added_conditions", {"negative_added_conditions": {"text_embeds": torch.zeros(3)}}),
+        ("added_conditions", {"added_conditions": {"text_embeds": torch.zeros(3)}}),
     ],
 )
 def test_a_request_that_cannot_succeed_is_refused_with_its_field(field: str, changes: dict[str, Any]) -> None:
@@ -131,3 +139,31 @@ def test_a_wide_model_needs_all_its_extra_channels(given: torch.Tensor | None) -
     with pytest.raises(InvalidRequest) as refused:
         check(request(extra_channels=given), model)
     assert refused.value.field == "extra_channels"
+
+
+ADDED = {"text_embeds": torch.zeros(3), "time_ids": torch.zeros(6)}
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("added_conditions", {}),
+        ("added_conditions", {"added_conditions": {"time_ids": torch.zeros(6)}}),
+        ("added_conditions", {"added_conditions": {**ADDED, "aesthetic_score": torch.zeros(1)}}),
+        ("added_conditions.time_ids", {"added_conditions": {**ADDED, "time_ids": torch.zeros(5)}}),
+        (
+            "added_conditions.text_embeds",
+            {"added_conditions": {**ADDED, "text_embeds": torch.full((3,), float("nan"))}},
+        ),
+        (
+            "negative_added_conditions.text_embeds",
+            {"added_conditions": ADDED, "negative_added_conditions": {"text_embeds": torch.zeros(4)}},
+        ),
+    ],
+)
+def test_added_conditions_have_to_be_those_of_the_model(field: str, changes: dict[str, Any]) -> None:
+    model = ModelShape(4, CONTEXT_DIM, added=(("text_embeds", (3,)), ("time_ids", (6,))))
+    check(replace(request(), added_conditions=ADDED), model)
+    with pytest.raises(InvalidRequest) as refused:
+        check(replace(request(), **changes), model)
+    assert refused.value.field == field

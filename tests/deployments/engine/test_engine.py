@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from core.errors import (
     QueueFull,
 )
 from core.types import Priority, SamplerName
+from deployments.engine import network
 from deployments.engine.cost import CostModel
+from deployments.engine.network import native_key
 from deployments.engine.preview import PreviewMap
 from deployments.engine.request import (
     Done,
@@ -116,14 +119,16 @@ def test_added_conditions_reach_the_rows_they_belong_to() -> None:
             return super().forward(*inputs, **options)
 
     unet = Recorder(CONTEXT_DIM)
+    unet.config.addition_embed_type, unet.config.addition_time_embed_dim = "text_time", 2
+    unet.config.projection_class_embeddings_input_dim = 6 * 2 + 3
     own = engine(unet)
     wanted = request(
-        added_conditions={"time_ids": torch.ones(2), "text_embeds": torch.ones(3)},
+        added_conditions={"time_ids": torch.ones(6), "text_embeds": torch.ones(3)},
         negative_added_conditions={"text_embeds": torch.zeros(3)},
     )
     submitted(own, wanted)
     own.step()
-    assert unet.added["time_ids"].tolist() == [[1, 1], [1, 1]]
+    assert unet.added["time_ids"].tolist() == [[1] * 6] * 2
     assert unet.added["text_embeds"].tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
@@ -232,3 +237,12 @@ def test_warm_up_measures_the_shape_of_the_unet() -> None:
     engine(unet, cost=cost, max_rows=6).warm_up()
     assert sorted(set(unet.rows_seen)) == [1, 2, 4, 6]
     assert 0 < cost.step_ms(request().key, 6) < 10_000
+
+
+def test_warm_up_of_a_slow_unet_measures_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, cost = VirtualClock(), CostModel()
+    monkeypatch.setattr(network, "time", SimpleNamespace(perf_counter=clock))
+    unet = TinyUNet(CONTEXT_DIM, clock, row_s=4.0)
+    engine(unet, cost=cost, max_rows=8, adapter_slots=4).warm_up()
+    assert unet.rows_seen == [1]
+    assert cost.step_ms(native_key(unet.config), 6) == pytest.approx(24_000)

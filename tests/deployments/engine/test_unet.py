@@ -11,10 +11,11 @@ from diffusers.models.attention_processor import Attention
 from torch import nn
 
 from core.settings import Precision
+from deployments.engine import unet as unet_module
 from deployments.engine.branch import ControlNetBranch
 from deployments.engine.brushnet import BrushNet
 from deployments.engine.cpu_layers import MixedGroupNorm, ShortAttention
-from deployments.engine.unet import fast_branch, fast_unet
+from deployments.engine.unet import fast_branch, fast_unet, load_fast_unet
 from tests.deployments.engine.scenes import small_unet
 
 
@@ -39,6 +40,47 @@ def test_auto_returns_a_unet_of_the_precision_it_names() -> None:
     unet, chosen = fast_unet(small_unet(), "auto", "cpu", 1)
     assert chosen in (torch.float32, torch.bfloat16)
     assert {parameter.dtype for parameter in unet.parameters()} == {chosen}
+
+
+class Loads:
+    """Loads the small UNet, and keeps what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[torch.dtype, str]] = []
+
+    def __call__(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        self.asked.append((dtype, device.type))
+        unet: nn.Module = small_unet().to(device, dtype)
+        return unet
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)],
+)
+def test_a_unet_is_loaded_once_in_the_precision_it_is_run_in(
+    precision: Precision, dtype: torch.dtype
+) -> None:
+    load = Loads()
+    unet, chosen = load_fast_unet(load, precision, "cpu", 1)
+    assert chosen == dtype
+    assert load.asked == [(torch.float32, "meta"), (dtype, "cpu")]
+    assert {parameter.dtype for parameter in unet.parameters()} == {dtype}
+
+
+def test_the_precision_of_a_large_unet_is_measured_on_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unet_module, "_FEW_PARAMETERS", 1_000)
+    load = Loads()
+    unet, chosen = load_fast_unet(load, "auto", "cpu", 1)
+    assert chosen in (torch.float32, torch.bfloat16)
+    assert load.asked == [(torch.float32, "meta"), (chosen, "cpu")]
+    assert {parameter.dtype for parameter in unet.parameters()} == {chosen}
+
+
+def test_all_of_a_small_unet_is_measured() -> None:
+    load = Loads()
+    load_fast_unet(load, "auto", "cpu", 1)
+    assert load.asked == [(torch.float32, "meta"), (torch.float32, "cpu")]
 
 
 def test_ready_for_inference_in_channels_last() -> None:

@@ -10,7 +10,8 @@ from diffusers.image_processor import VaeImageProcessor
 
 from core.errors import GenerationFailed
 from core.settings import Precision
-from deployments.pipeline.decoder import PictureDecoder
+from deployments.pipeline import decoder as decoder_module
+from deployments.pipeline.decoder import PictureDecoder, pictures_at_once
 from weights import registry
 
 
@@ -76,3 +77,27 @@ def test_measuring_a_precision_leaves_the_weights_alone(vae: Any) -> None:
 def test_the_estimate_grows_with_the_area(decoder: PictureDecoder) -> None:
     assert decoder.estimate_s(64, 64) == pytest.approx(4 * decoder.estimate_s(32, 32))
     assert decoder.estimate_s(32, 32) > 0
+
+
+def test_an_autoencoder_that_overflows_in_float16_is_not_run_in_it(vae: Any) -> None:
+    def dtype(precision: Precision, **options: bool) -> torch.dtype:
+        return PictureDecoder(vae, precision=precision, sample_size=8, **options).dtype
+
+    assert dtype("float16") == torch.float16
+    assert dtype("float16", upcast=True) == torch.float32
+    assert dtype("bfloat16", upcast=True) == torch.bfloat16
+
+
+@pytest.mark.parametrize(("side", "number"), [(128, 64), (512, 4), (1024, 1), (2048, 1)])
+def test_fewer_large_pictures_are_decoded_together(side: int, number: int) -> None:
+    assert pictures_at_once(side * side) == number
+
+
+def test_pictures_decoded_in_turns_equal_those_decoded_together(
+    decoder: PictureDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = [latents(seed) for seed in range(3)]
+    together = decoder.decode_batch(several)
+    monkeypatch.setattr(decoder_module, "_MAX_PIXELS", 32 * 32)
+    for one, other in zip(decoder.decode_batch(several), together, strict=True):
+        assert np.abs(one.astype(int) - other.astype(int)).max() <= 1

@@ -8,7 +8,7 @@ ENTRY = torch.zeros(4)
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    cache: EmbeddingCache[str] = EmbeddingCache(2 * ENTRY.nbytes)
+    cache: EmbeddingCache[str, torch.Tensor] = EmbeddingCache(2 * ENTRY.nbytes)
     cache.put("a", ENTRY)
     cache.put("b", ENTRY)
     assert cache.get("a") is ENTRY
@@ -19,7 +19,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_bytes_are_bounded_not_entries() -> None:
-    cache: EmbeddingCache[str] = EmbeddingCache(3 * ENTRY.nbytes)
+    cache: EmbeddingCache[str, torch.Tensor] = EmbeddingCache(3 * ENTRY.nbytes)
     for key in "abc":
         cache.put(key, ENTRY)
     cache.put("long", torch.zeros(8))
@@ -28,7 +28,7 @@ def test_bytes_are_bounded_not_entries() -> None:
 
 
 def test_an_entry_put_again_is_counted_once() -> None:
-    cache: EmbeddingCache[str] = EmbeddingCache(2 * ENTRY.nbytes)
+    cache: EmbeddingCache[str, torch.Tensor] = EmbeddingCache(2 * ENTRY.nbytes)
     cache.put("a", ENTRY)
     cache.put("a", ENTRY)
     assert len(cache) == 1
@@ -36,13 +36,13 @@ def test_an_entry_put_again_is_counted_once() -> None:
 
 
 def test_an_entry_over_the_bound_is_not_kept() -> None:
-    cache: EmbeddingCache[str] = EmbeddingCache(0)
+    cache: EmbeddingCache[str, torch.Tensor] = EmbeddingCache(0)
     cache.put("a", ENTRY)
     assert len(cache) == 0
 
 
 def test_dropped_entries_free_their_bytes() -> None:
-    cache: EmbeddingCache[str] = EmbeddingCache(3 * ENTRY.nbytes)
+    cache: EmbeddingCache[str, torch.Tensor] = EmbeddingCache(3 * ENTRY.nbytes)
     for key in ("a1", "b", "a2"):
         cache.put(key, ENTRY)
     cache.drop(lambda key: key.startswith("a"))

@@ -121,7 +121,7 @@ async def test_preserving_goes_up_with_the_pictures_words_and_down_from_there(
     done, progress = await completed(drawing, spec)
     assert {event.num_steps for event in progress} == {12}
     up, down = seen
-    own_words, prompt = await tiny_parts.prompts.encode_pair(spec.negative_prompt, spec.prompt)
+    own_words, prompt, *_ = await tiny_parts.prompts.embeds(spec.negative_prompt, spec.prompt)
     assert (up.invert, up.guidance_scale, up.sampler, up.start_step) == (True, 1.0, SamplerName.DDIM, 4)
     assert torch.equal(up.prompt_embeds, own_words)
     assert up.source is not None

@@ -22,7 +22,8 @@ from deployments.pipeline.adapter_cache import AdapterCache
 from deployments.pipeline.parts import PipelineParts, load_parts
 from deployments.pipeline.powerpaint.conditioning import conditioning_of
 from deployments.pipeline.powerpaint.prompts import TaskPrompts
-from deployments.pipeline.prompts import Adaptation, Prompt, PromptEncoder
+from deployments.pipeline.prompts import PromptEncoder
+from deployments.pipeline.text import Adaptation, Prompt
 from store.blobs import Blobs
 from tests.adapter_files import merge, put, random_layers
 from weights import registry
@@ -162,7 +163,7 @@ async def test_prompts_of_other_members_share_a_forward(
     encoder: PromptEncoder, factors: Mapping[str, LoraFactors]
 ) -> None:
     sizes: list[int] = []
-    encoder._encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    encoder._reader.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     wanted = [
         Prompt(words, 0, ((name, 1.0),)) for words, name in zip(("red", "cat", "dog"), NAMES, strict=False)
     ]
@@ -244,10 +245,12 @@ async def test_parts_take_adapters_from_the_store(
 
 async def test_powerpaints_words_are_adapted_too(parts: PipelineParts) -> None:
     asked = spec(("a", 0.9))
-    prompts = TaskPrompts(parts.prompts, parts.prompts)
+    own = parts.prompts
+    assert isinstance(own, PromptEncoder)
+    prompts = TaskPrompts(own, own)
     embeds = await conditioning_of(parts, prompts, Task.TEXT_GUIDED, 1.0).embed(asked)
     assert embeds.positive is (await parts.embed(asked)).positive
-    prompts = TaskPrompts(parts.prompts)
+    prompts = TaskPrompts(own)
     plain = await conditioning_of(parts, prompts, Task.OBJECT_REMOVAL, 1.0).embed(spec())
     embeds = await conditioning_of(parts, prompts, Task.OBJECT_REMOVAL, 1.0).embed(asked)
     assert (embeds.positive - plain.positive).abs().max() > 0.01

@@ -8,7 +8,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from core.errors import InvalidRequest
-from deployments.pipeline.prompts import MAX_CHUNKS, Prompt, PromptEncoder
+from deployments.pipeline.prompts import PromptEncoder
+from deployments.pipeline.text import MAX_CHUNKS, Prompt
 from weights import registry
 
 LONG = "red hair, blue cat, portrait of a man, " * 8

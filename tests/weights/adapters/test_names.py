@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -99,10 +100,39 @@ def real_layers(part: str) -> list[str]:
             "lora_te1_text_model_encoder_layers_0_self_attn_k_proj.lora_down.weight",
             Key("text_encoder", "encoder.layers.0.self_attn.k_proj", "down"),
         ),
+        (
+            "lora_te2_text_model_encoder_layers_31_mlp_fc1.lora_up.weight",
+            Key("text_encoder_2", "encoder.layers.31.mlp.fc1", "up"),
+        ),
+        (
+            f"text_encoder_2.text_model.{SELF_ATTENTION}.q_proj.lora_linear_layer.down.weight",
+            Key("text_encoder_2", f"{SELF_ATTENTION}.q_proj", "down"),
+        ),
+        (
+            f"text_encoder_2.text_model.{SELF_ATTENTION}.to_out_lora.up.weight",
+            Key("text_encoder_2", f"{SELF_ATTENTION}.out_proj", "up"),
+        ),
+        ("lora_unet_label_emb_0_2.lora_up.weight", Key("unet", "add_embedding.linear_2", "up")),
+        ("lora_unet_add_embedding_linear_1.lora_up.weight", Key("unet", "add_embedding.linear_1", "up")),
     ],
 )
 def test_a_key_of_every_layout(name: str, key: Key) -> None:
     assert key_of(name) == key
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "text_encoder_2"])
+def test_every_layer_of_stable_diffusion_xl_survives_kohyas_underscores(part: str) -> None:
+    config = json.loads((convert.SDXL / part / "config.json").read_text())
+    shapes = convert.expected_shapes(part, config)
+    paths = [
+        name.removesuffix(".weight").removeprefix("text_model.")
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) in (2, 4) and "embedding." not in name
+    ]
+    assert len(paths) > 50
+    for path in paths:
+        name = kohya_name(part, path, counted=True)
+        assert key_of(f"{name}.lora_up.weight") == Key(part, path, "up")
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder"])
@@ -113,12 +143,14 @@ def test_every_layer_of_real_models_survives_kohyas_underscores(part: str) -> No
         assert key_of(f"{kohya_name(part, path)}.lora_up.weight") == Key(part, path, "up")
 
 
-def test_every_layer_of_a_real_unet_is_known_by_its_original_name_too() -> None:
-    config = json.loads((convert.SD15 / "unet" / "config.json").read_text())
+@pytest.mark.parametrize("family", [convert.SD15, convert.SDXL], ids=["sd15", "sdxl"])
+def test_every_layer_of_a_real_unet_is_known_by_its_original_name_too(family: Path) -> None:
+    config = json.loads((family / "unet" / "config.json").read_text())
     shapes = convert.expected_shapes("unet", config)
     names = [name for name, shape in shapes.items() if name.endswith(".weight") and len(shape) > 1]
     for name in names:
-        original = ldm_checkpoint.ldm_unet(name).removesuffix(".weight").replace(".", "_")
+        renamed = ldm_checkpoint.ldm_unet(name, attention_above=family == convert.SDXL)
+        original = renamed.removesuffix(".weight").replace(".", "_")
         assert key_of(f"lora_unet_{original}.alpha").path == name.removesuffix(".weight")
 
 
@@ -140,8 +172,7 @@ def test_any_path_of_known_levels_comes_back(levels: list[str]) -> None:
         ("lora_unet_mid_block_resnets_0_conv1.lora_mid.weight", "Tucker"),
         ("lora_unet_conv_in.diff", "diff"),
         ("lora_unet_conv_in.diff_b", "diff"),
-        ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_up.weight", "SDXL"),
-        ("text_encoder_2.text_model.encoder.layers.0.mlp.fc1.lora_A.weight", "SDXL"),
+        ("lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_up.weight", "Stable Diffusion 3"),
         ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", "Flux"),
         ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "Flux"),
         ("lora_unet_conv_in.oft_blocks", "OFT"),

@@ -13,6 +13,7 @@ from deployments.pipeline.powerpaint.conditioning import BranchConditioning, Tok
 from deployments.pipeline.powerpaint.plan import Planner
 from deployments.pipeline.powerpaint.presets import PRESETS
 from deployments.pipeline.powerpaint.prompts import TaskPrompts
+from deployments.pipeline.prompts import PromptEncoder
 from weights.powerpaint import TASK_TOKENS
 
 SPEC = InpaintSpec(
@@ -39,12 +40,16 @@ def plain(tiny_parts: PipelineParts) -> Planner:
 
 @pytest.fixture
 def v1(plain: Planner) -> Planner:
-    return replace(plain, prompts=TaskPrompts(plain.parts.prompts))
+    own = plain.parts.prompts
+    assert isinstance(own, PromptEncoder)
+    return replace(plain, prompts=TaskPrompts(own))
 
 
 @pytest.fixture
 def v2(plain: Planner) -> Planner:
-    return replace(plain, prompts=TaskPrompts(plain.parts.prompts, plain.parts.prompts))
+    own = plain.parts.prompts
+    assert isinstance(own, PromptEncoder)
+    return replace(plain, prompts=TaskPrompts(own, own))
 
 
 def test_every_task_has_a_preset_of_learned_tokens() -> None:

@@ -16,7 +16,7 @@ from deployments.engine.branch import BranchInput
 from deployments.engine.brushnet import BrushNet
 from deployments.engine.request import DenoiseRequest, noise_for
 from deployments.engine.samplers import NoiseSchedule
-from deployments.pipeline.parts import Embeds
+from deployments.pipeline.embeds import Embeds
 from deployments.pipeline.powerpaint.conditioning import BRANCH
 from deployments.pipeline.powerpaint.prompts import TaskPrompts
 from deployments.pipeline.prompts import PromptEncoder
