@@ -182,7 +182,8 @@ def switch(layer: nn.Module, num_slots: int, max_rank: int, gate: Gate) -> Layer
     slots = LayerSlots(layer, num_slots, max_rank, gate)
     # Not an attribute that ``nn.Module`` would look at: the slots are no part of the model's state.
     layer.__dict__["lora"] = slots
-    layer.__class__ = _CARRIERS[type(layer)]  # type: ignore[assignment]
+    # A layer that another network of the same UNet has switched is one already.
+    layer.__class__ = _CARRIERS.get(type(layer), type(layer))  # type: ignore[assignment]
     return slots
 
 
