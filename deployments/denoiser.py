@@ -178,7 +178,7 @@ def _load_engine(
         device,
         settings.num_threads,
     )
-    branches = {} if inpainting else load_branches(model_id)
+    branches = {} if inpainting else load_branches(model_id, dtype)
     preview = registry.preview_map(model_id)
     engine = Engine(
         unet,

@@ -60,24 +60,28 @@ def load_inpainting_unet(
     return load_unet(registry.part_folder(model_id, INPAINT) / "unet", dtype, device)
 
 
-def load_branches(model_id: str) -> dict[str, nn.Module]:
-    """The branches beside the model's own UNet, by the names that requests use, float32 on the CPU."""
+def load_branches(model_id: str, dtype: torch.dtype | None = None) -> dict[str, nn.Module]:
+    """The branches beside the model's own UNet, by the names that requests use, on the CPU.
+
+    ``dtype`` is float32 unless given.
+    """
     branches: dict[str, nn.Module] = {}
     if has_controlnet(model_id):
+        import torch
         from diffusers import ControlNetModel
 
         from deployments.engine.branch import ControlNetBranch
 
         network = ControlNetModel.from_pretrained(
-            registry.part_folder(model_id, CONTROLNET), local_files_only=True
+            registry.part_folder(model_id, CONTROLNET), dtype=dtype or torch.float32, local_files_only=True
         )
-        branches[STRUCTURE_BRANCH] = ControlNetBranch(network.float())
+        branches[STRUCTURE_BRANCH] = ControlNetBranch(network)
     if registry.has_part(model_id, POWERPAINT):
         from deployments.pipeline.powerpaint.loading import load_branch
 
         branch = load_branch(model_id)
         if branch is not None:
-            branches[POWERPAINT_BRANCH] = branch
+            branches[POWERPAINT_BRANCH] = branch if dtype is None else branch.to(dtype)
     return branches
 
 

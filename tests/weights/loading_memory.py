@@ -39,7 +39,6 @@ def main(folder: Path) -> None:
     ways: dict[str, Callable[[], Any]] = {
         "float16": lambda: loading.load_unet(folder, torch.float16),
         "bfloat16": lambda: loading.load_unet(folder, torch.bfloat16),
-        "float32": lambda: loading.load_unet(folder, torch.float32),
         # As it was done before: in float32 first.
         "float16 by way of float32": lambda: UNet2DConditionModel.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True

@@ -24,7 +24,8 @@ from weights import ldm
             "up_blocks.3.attentions.2.transformer_blocks.0.ff.net.0.proj.weight",
         ),
         ("out.2.weight", "conv_out.weight"),
-        ("label_emb.0.0.weight", None),
+        ("label_emb.0.0.weight", "add_embedding.linear_1.weight"),
+        ("label_emb.1.0.weight", None),
         ("input_blocks.1.0.unknown.weight", None),
     ],
 )

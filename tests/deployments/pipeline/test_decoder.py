@@ -80,8 +80,8 @@ def test_the_estimate_grows_with_the_area(decoder: PictureDecoder) -> None:
 
 
 def test_an_autoencoder_that_overflows_in_float16_is_not_run_in_it(vae: Any) -> None:
-    def dtype(precision: Precision, **options: bool) -> torch.dtype:
-        return PictureDecoder(vae, precision=precision, sample_size=8, **options).dtype
+    def dtype(precision: Precision, *, upcast: bool = False) -> torch.dtype:
+        return PictureDecoder(vae, precision=precision, sample_size=8, upcast=upcast).dtype
 
     assert dtype("float16") == torch.float16
     assert dtype("float16", upcast=True) == torch.float32

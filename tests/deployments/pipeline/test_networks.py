@@ -65,6 +65,9 @@ def test_what_lies_beside_a_model_is_found(complete: Path) -> None:
     model_id = f"path:{complete}"
     assert networks.has_controlnet(model_id)
     assert networks.inpainting_channels(model_id) == 9
+    for dtype in (torch.float32, torch.bfloat16):
+        (branch,) = networks.load_branches(model_id, dtype).values()
+        assert {parameter.dtype for parameter in branch.parameters()} == {dtype}
     assert set(networks.load_branches(model_id)) == {networks.STRUCTURE_BRANCH}
 
 
