@@ -89,6 +89,7 @@ class Denoiser:
             },
             preview=None if preview is None else PreviewMap.from_mapping(preview),
             adapter_slots=settings.adapter_slots,
+            few_step=None if inpainting else registry.load_few_step(model_id),
         )
         blobs = BlobsAtNeed(store.blobs_url)
         self._adapters = AdapterCache(blobs, settings.adapter_cache_bytes, unet_factors)

@@ -49,14 +49,15 @@ def check(request: DenoiseRequest, model: ModelShape, branches: Mapping[str, Bra
 
 
 def check_adapters(
-    request: DenoiseRequest, factors: Mapping[str, LoraFactors], slots: LoraSlots | None
+    request: DenoiseRequest, factors: Mapping[str, LoraFactors], slots: LoraSlots | None, num_slots: int
 ) -> None:
     """Raise :class:`InvalidRequest`, naming the adapter, unless all of the request's fit the model.
 
-    ``factors`` are theirs by id, ``slots`` those of the engine.
+    ``factors`` are theirs by id, ``slots`` those of the engine, ``num_slots`` how many of them requests'
+    adapters may take at a time.
     """
-    limit = 0 if slots is None else min(MAX_ADAPTERS, slots.num_slots)
-    if slots is None and request.adapters:
+    limit = min(MAX_ADAPTERS, num_slots)
+    if not limit and request.adapters:
         raise InvalidRequest("this model takes no adapters", field="adapters", limit=limit)
     if len(request.adapters) > limit:
         raise InvalidRequest(f"at most {limit} adapters act together", field="adapters", limit=limit)

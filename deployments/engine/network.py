@@ -24,7 +24,7 @@ from deployments.engine.work import BatchKey
 
 # Rows of a guided request.
 _GUIDED = 2
-_TYPICAL, _TYPICAL_RANK = "typical", 16
+_MEASURED, _TYPICAL_RANK = "measured", 16
 _ADAPTED_ROWS = 8
 _ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 
@@ -166,8 +166,10 @@ def calibrate(
     max_rows: int,
     dtype: torch.dtype,
     device: torch.device,
+    few_step: LoraFactors | None = None,
 ) -> None:
-    """Measure a step at several row counts of a shape, and what each branch and an adapter add to a row."""
+    """Measure a step at several row counts of a shape, and what each branch, a typical adapter and the
+    model's own ``few_step`` add to a row."""
     for rows in sorted({1, max_rows, *(2**i for i in range(1, max_rows.bit_length()))}):
         cost.calibrate(key, rows, measure_step_ms(network.unet, key, rows, dtype, device))
     channels = network.unet.config.out_channels
@@ -175,27 +177,35 @@ def calibrate(
         ms = measure_branch_ms(branch, key, channels, _GUIDED, dtype, device)
         cost.calibrate_branch(name, ms / cost.step_ms(key, _GUIDED))
     if network.slots is not None:
-        cost.calibrate_adapters(_adapter_share(network.unet, network.slots, key, max_rows, dtype, device))
+        typical = _typical_factors(network.unet)
+        cost.calibrate_adapters(
+            _adapter_share(network.unet, network.slots, typical, key, max_rows, dtype, device)
+        )
+        if few_step is not None:
+            cost.calibrate_few_step(
+                _adapter_share(network.unet, network.slots, few_step, key, max_rows, dtype, device)
+            )
 
 
 def _adapter_share(
     unet: UNet,
     slots: LoraSlots,
+    factors: LoraFactors,
     key: BatchKey,
     max_rows: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> float:
-    """What a typical adapter adds to a row, as a share of what the row costs without."""
+    """What an adapter adds to a row, as a share of what the row costs without."""
     num_rows = min(max_rows, _ADAPTED_ROWS)
-    rows = slots.rows([[(_TYPICAL, 1.0)]] * num_rows, {_TYPICAL: _typical_factors(unet)})
+    rows = slots.rows([[(_MEASURED, 1.0)]] * num_rows, {_MEASURED: factors})
     plain_ms = adapted_ms = math.inf
     # In turns, so that other load on the machine hits both alike.
     for _ in range(2):
         plain_ms = min(plain_ms, measure_step_ms(unet, key, num_rows, dtype, device, repeats=1))
         with slots.acting(rows):
             adapted_ms = min(adapted_ms, measure_step_ms(unet, key, num_rows, dtype, device, repeats=1))
-    slots.forget(_TYPICAL)
+    slots.forget(_MEASURED)
     return max(adapted_ms / plain_ms - 1, 0.0)
 
 
