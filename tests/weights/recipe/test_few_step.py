@@ -17,6 +17,7 @@ from weights.recipe import (
     dataset,
     evaluate_few_step,
     export_few_step,
+    few_step_card,
     train_few_step,
     trajectories,
 )
@@ -160,3 +161,21 @@ def test_an_adapter_of_no_steps_changes_nothing(model: Path, tmp_path: Path) -> 
     weights = adapter_of({name: each.detach() for name, each in student.named_parameters()}, {})
     assert all(not layer.up.any() for layer in weights.unet.values())
     assert weights.rank == 4
+
+
+def test_the_card_states_both_ways_and_nothing_where_nothing_was_measured(tmp_path: Path) -> None:
+    assert few_step_card.section(tmp_path, {}) == ""
+    report = {
+        "settings": {"num": 2, "steps": 4, "guidance": 1.0, "sampler": "ddim"},
+        "few_step": {"subject": {"share": 0.5}, "others_mean": 0.975},
+        "ordinary": {"subject": {"share": 1.0}, "others_mean": 0.98},
+        "goal": {"at_most": 0.03, "met": False},
+        "psnr_db": 31.26,
+        "sharpness": 0.987,
+    }
+    (tmp_path / "evaluation.json").write_text(json.dumps(report))
+    card = few_step_card.section(tmp_path, {"subject": "subject", "others_mean": "mean of the others"})
+    assert "| subject | 50.0 % | 100.0 % |\n| mean of the others | 97.5 % | 98.0 % |" in card
+    assert "3 points: not met" in card
+    assert "31.3 dB" in card
+    assert "$" not in card
