@@ -125,7 +125,8 @@ class CostModel:
             return
         ratio = min(max(ms / expected, 1 / _OUTLIER), _OUTLIER)
         whole = max(1, round(rows))
-        self._curves.setdefault(key, _Curve({})).drift(whole, self.step_ms(key, whole), ratio)
+        whole_ms = self.step_ms(key, whole)
+        self._curves.setdefault(key, _Curve({})).drift(whole, whole_ms, ratio)
         self._row_counts.clear()
 
 
