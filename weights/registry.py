@@ -236,11 +236,11 @@ def _entry(model_id: str, manifest: Path) -> Entry:
 
 def _info(entry: Entry, manifest: Path) -> ModelInfo:
     """That of ``entry``, with the few-step adapter of a companion where it has none of its own."""
-    own = entry.info
-    if own.few_step is not None:
-        return own
+    if _has_own(entry, FEW_STEP):
+        return entry.info
     attached = companions(entry.model_id, manifest).get(FEW_STEP)
-    return own if attached is None else replace(own, few_step=entries(manifest)[attached].few_step)
+    few_step = None if attached is None else entries(manifest)[attached].few_step
+    return replace(entry.info, few_step=few_step)
 
 
 def _has_own(entry: Entry, part: str) -> bool:

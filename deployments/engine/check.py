@@ -15,7 +15,7 @@ from core.errors import InvalidRequest
 from core.types import SamplerName
 from deployments.engine.branch import Branch, BranchInput
 from deployments.engine.lora import LoraFactors, LoraSlots
-from deployments.engine.request import DenoiseRequest
+from deployments.engine.request import FEW_STEP, DenoiseRequest
 
 # Adapters that one request may stack, and how strong each may be.
 MAX_ADAPTERS = 4
@@ -49,14 +49,15 @@ def check(request: DenoiseRequest, model: ModelShape, branches: Mapping[str, Bra
 
 
 def check_adapters(
-    request: DenoiseRequest, factors: Mapping[str, LoraFactors], slots: LoraSlots | None, num_slots: int
+    request: DenoiseRequest, factors: Mapping[str, LoraFactors], slots: LoraSlots | None
 ) -> None:
     """Raise :class:`InvalidRequest`, naming the adapter, unless all of the request's fit the model.
 
-    ``factors`` are theirs by id, ``slots`` those of the engine, ``num_slots`` how many of them requests'
-    adapters may take at a time.
+    ``factors`` are theirs by id, ``slots`` those of the engine.
     """
-    limit = min(MAX_ADAPTERS, num_slots)
+    if request.few_step and (slots is None or FEW_STEP not in slots.kept):
+        raise InvalidRequest("this model has no few-step adapter", field="few_step", limit=False)
+    limit = 0 if slots is None else min(MAX_ADAPTERS, slots.num_slots)
     if not limit and request.adapters:
         raise InvalidRequest("this model takes no adapters", field="adapters", limit=limit)
     if len(request.adapters) > limit:

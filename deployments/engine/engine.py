@@ -16,7 +16,6 @@ from core.errors import InvalidRequest, LimnerError, ShuttingDown
 from deployments.engine.branch import Branch
 from deployments.engine.check import ModelShape, check, check_adapters
 from deployments.engine.cost import CostModel
-from deployments.engine.few_step import with_few_step
 from deployments.engine.ledger import LiveRequest, OnEvent, deliver
 from deployments.engine.lora import LoraFactors
 from deployments.engine.network import Network, UNet, calibrate, native_key
@@ -37,7 +36,7 @@ class Engine:
 
     ``branches`` are the networks beside the UNet that requests may name, of its dtype and on its device.
     ``adapter_slots`` adapters act at a time; with 0 requests may have none. ``few_step`` are the factors of
-    the model's own few-step adapter, which has a slot of its own beside those. All but ``step``, ``warm_up``
+    the model's own few-step adapter, which needs no slot. All but ``step``, ``warm_up``
     and ``fail_all`` is thread-safe and never waits for a step. ``step`` belongs to one thread, which calls
     every ``on_event``. Each accepted request gets exactly one terminal event; after ``cancel`` returned
     True that event is ``Cancelled``.
@@ -59,12 +58,7 @@ class Engine:
         preview: PreviewMap | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        num_slots = adapter_slots + (few_step is not None)
-        self._network, self._schedule = Network(unet, branches, num_slots), schedule
-        self._few_step, self._adapter_slots = few_step, adapter_slots
-        if few_step is not None:
-            assert self._network.slots is not None
-            self._network.slots.check(few_step)
+        self._network, self._schedule = Network(unet, branches, adapter_slots, few_step), schedule
         self._dtype, self._device = dtype, torch.device(device)
         self._max_rows = max_rows
         self._preview, self._clock = preview, clock
@@ -73,7 +67,7 @@ class Engine:
         self._changed = threading.Condition()
         self._cost = cost
         self._roster = Roster(
-            cost, max_rows=max_rows, max_adapters=num_slots, max_queued_requests=max_queued_requests
+            cost, max_rows=max_rows, max_adapters=adapter_slots, max_queued_requests=max_queued_requests
         )
         self._draining = False
         self._forgotten: set[str] = set()
@@ -90,8 +84,7 @@ class Engine:
         InvalidRequest, QueueFull and DeadlineUnmeetable (with ``retry_after_s``), ShuttingDown.
         """
         check(request, ModelShape.of(self._network.unet.config), self._network.branches)
-        check_adapters(request, adapters, self._network.slots, self._adapter_slots)
-        request, adapters = with_few_step(request, adapters, self._few_step)
+        check_adapters(request, adapters, self._network.slots)
         own = {use.adapter_id: adapters[use.adapter_id] for use in request.adapters}
         trajectory = Trajectory(request, table_of(request, self._schedule), self._schedule, own)
         with self._changed:
@@ -173,9 +166,7 @@ class Engine:
         To be called before the stepping thread starts.
         """
         for key in keys or (native_key(self._network.unet.config),):
-            calibrate(
-                self._cost, self._network, key, self._max_rows, self._dtype, self._device, self._few_step
-            )
+            calibrate(self._cost, self._network, key, self._max_rows, self._dtype, self._device)
 
     def fail_all(self, error: LimnerError) -> None:
         """End every request with ``Failed``: for the stepping thread, when the engine itself is at fault."""

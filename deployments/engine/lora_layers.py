@@ -30,20 +30,30 @@ class LayerSlots:
     of ``in`` (times the kernel) values and ``ups`` of ``out``. Gathered: ``down`` ``[rows, width, in]``,
     for a kernel ``[rows * width, in, kh, kw]``, and ``up`` ``[rows, width, out]`` times the rows' weights.
     ``down`` is None while no row has factors here.
+
+    ``kept`` are factors that need no slot, as they lie in the layer, ``down`` ``[rank, in, …]`` and ``up``
+    ``[rank, out]``; the rows use them times ``scale``, None while none does.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, num_slots: int, max_rank: int, gate: Gate) -> None:
         weight = layer.weight
         self.gate, self.max_rank = gate, max_rank
         self._line: torch.Size = weight.shape[1:]
-        self._downs = weight.new_zeros(num_slots * max_rank, self._line.numel())
-        self._ups = weight.new_zeros(num_slots * max_rank, len(weight))
+        self._weight = weight
+        self._num_lines = num_slots * max_rank
+        # From the first adapter on: most layers of a convolutional network never have one.
+        self._downs = self._ups = weight.new_empty(0)
+        self.kept: tuple[Tensor, Tensor] | None = None
+        self.scale: Tensor | float | None = None
         self.filled: set[int] = set()
         self.down: Tensor | None = None
         self.up: Tensor | None = None
 
     def fill(self, slot: int, down: Tensor, up: Tensor) -> None:
         """Put factors into a slot, ``down`` ``[rank, …]`` and ``up`` ``[out, rank, …]``."""
+        if not self._downs.numel():
+            self._downs = self._weight.new_zeros(self._num_lines, self._line.numel())
+            self._ups = self._weight.new_zeros(self._num_lines, len(self._weight))
         self.clear(slot)
         rank, start = len(down), slot * self.max_rank
         self._downs[start : start + rank].copy_(down.reshape(rank, -1))
@@ -57,6 +67,13 @@ class LayerSlots:
             self._ups[lines] = 0
             self.filled.discard(slot)
 
+    def keep(self, down: Tensor, up: Tensor) -> None:
+        """Have factors at hand for any row, ``down`` ``[rank, …]`` and ``up`` ``[out, rank, …]``."""
+        down = down.to(self._weight)
+        if down.ndim == 4 and self._weight.is_contiguous(memory_format=torch.channels_last):
+            down = down.contiguous(memory_format=torch.channels_last)
+        self.kept = down, up.reshape(len(up), -1).T.to(self._weight).contiguous()
+
     def gather(self, lines: Tensor, weights: Tensor) -> None:
         """Take ``lines`` ``[rows, width]`` of the slots, for as long as these rows are called."""
         rows, width = lines.shape
@@ -67,7 +84,11 @@ class LayerSlots:
         self.up = up.mul_(weights.to(up.dtype)[:, :, None])
 
     def release(self) -> None:
-        self.down = self.up = None
+        self.down = self.up = self.scale = None
+
+    def scaled(self, inner: Tensor) -> Tensor:
+        """``inner`` ``[rows, n, rank]`` of the kept factors, times the rows' weights."""
+        return inner * self.scale.to(inner.dtype) if isinstance(self.scale, Tensor) else inner
 
 
 class LoraLinear(nn.Linear):
@@ -77,12 +98,15 @@ class LoraLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
-        down, up = self.lora.down, self.lora.up
-        if not self.lora.gate.open or down is None or up is None:
+        if not self.lora.gate.open:
             return output
-        rows = len(up)
-        inner = torch.bmm(input.reshape(rows, -1, self.in_features), down.mT)
-        output.view(rows, -1, self.out_features).baddbmm_(inner, up)
+        rows = input.reshape(len(input), -1, self.in_features)
+        down, up, kept = self.lora.down, self.lora.up, self.lora.kept
+        if down is not None and up is not None:
+            output.view(len(input), -1, self.out_features).baddbmm_(torch.bmm(rows, down.mT), up)
+        if kept is not None and self.lora.scale is not None:
+            inner = self.lora.scaled(F.linear(rows, kept[0]))
+            output.view(-1, self.out_features).addmm_(inner.flatten(0, 1), kept[1])
         return output
 
 
@@ -93,16 +117,25 @@ class LoraConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
-        down, up = self.lora.down, self.lora.up
-        if not self.lora.gate.open or down is None or up is None:
+        if not self.lora.gate.open:
             return output
-        inner = self._pointwise(input, down) if down.ndim == 3 else self._grouped(input, down, len(up))
+        down, up, kept = self.lora.down, self.lora.up, self.lora.kept
+        if down is not None and up is not None:
+            inner = self._pointwise(input, down) if down.ndim == 3 else self._grouped(input, down, len(up))
+            self._add(output, inner, up)
+        if kept is not None and self.lora.scale is not None:
+            inner = F.conv2d(input, kept[0], None, self.stride, self.padding, self.dilation)
+            inner = self.lora.scaled(inner.flatten(2).mT)
+            self._add(output, inner, kept[1].expand(len(inner), -1, -1))
+        return output
+
+    def _add(self, output: Tensor, inner: Tensor, up: Tensor) -> None:
+        """Add ``inner @ up``, ``[rows, pixels, width]`` by ``[rows, width, out]``, in place."""
         if output.is_contiguous(memory_format=torch.channels_last):
             pixels = output.permute(0, 2, 3, 1)
             pixels.view(len(up), -1, self.out_channels).baddbmm_(inner, up)
         else:
             output.view(len(up), self.out_channels, -1).baddbmm_(up.mT, inner.mT)
-        return output
 
     def _pointwise(self, input: Tensor, down: Tensor) -> Tensor:
         """``[rows, pixels, width]`` of a kernel of one pixel; in channels_last nothing is copied."""

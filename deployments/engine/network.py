@@ -20,11 +20,12 @@ from deployments.engine.conditioning import Layout, residuals_of
 from deployments.engine.cost import CostModel
 from deployments.engine.lora import LoraFactors, LoraRows, LoraSlots
 from deployments.engine.ports import ResidualPorts
+from deployments.engine.request import FEW_STEP
 from deployments.engine.work import BatchKey
 
 # Rows of a guided request.
 _GUIDED = 2
-_MEASURED, _TYPICAL_RANK = "measured", 16
+_TYPICAL, _TYPICAL_RANK = "typical", 16
 _ADAPTED_ROWS = 8
 _ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 
@@ -49,12 +50,23 @@ class Network:
     """A UNet, its branches and its adapters.
 
     A call without rows that use a branch or an adapter is a call of the UNet alone. ``slots`` is None
-    where ``num_slots``, the number of adapters that fit at a time, is 0.
+    where ``num_slots``, the number of adapters that fit at a time, is 0 and there is no ``few_step``, the
+    factors of the model's own adapter. Raises InvalidRequest if that does not fit.
     """
 
-    def __init__(self, unet: UNet, branches: Mapping[str, Branch] | None = None, num_slots: int = 0) -> None:
+    def __init__(
+        self,
+        unet: UNet,
+        branches: Mapping[str, Branch] | None = None,
+        num_slots: int = 0,
+        few_step: LoraFactors | None = None,
+    ) -> None:
         self.unet = unet
-        self.slots = LoraSlots(cast("nn.Module", unet), num_slots) if num_slots else None
+        self.slots = None
+        if num_slots or few_step is not None:
+            self.slots = LoraSlots(cast("nn.Module", unet), num_slots)
+        if self.slots is not None and few_step is not None:
+            self.slots.keep(FEW_STEP, few_step)
         # The rows of the layout that was called last alone keep adapters in their slots.
         self._adapted: weakref.ref[Layout] | None = None
         self._rows: LoraRows | None = None
@@ -166,46 +178,42 @@ def calibrate(
     max_rows: int,
     dtype: torch.dtype,
     device: torch.device,
-    few_step: LoraFactors | None = None,
 ) -> None:
     """Measure a step at several row counts of a shape, and what each branch, a typical adapter and the
-    model's own ``few_step`` add to a row."""
+    model's few-step adapter add to a row."""
     for rows in sorted({1, max_rows, *(2**i for i in range(1, max_rows.bit_length()))}):
         cost.calibrate(key, rows, measure_step_ms(network.unet, key, rows, dtype, device))
     channels = network.unet.config.out_channels
     for name, branch in network.branches.items():
         ms = measure_branch_ms(branch, key, channels, _GUIDED, dtype, device)
         cost.calibrate_branch(name, ms / cost.step_ms(key, _GUIDED))
-    if network.slots is not None:
-        typical = _typical_factors(network.unet)
-        cost.calibrate_adapters(
-            _adapter_share(network.unet, network.slots, typical, key, max_rows, dtype, device)
-        )
-        if few_step is not None:
-            cost.calibrate_few_step(
-                _adapter_share(network.unet, network.slots, few_step, key, max_rows, dtype, device)
-            )
+    slots = network.slots
+    num_rows = min(max_rows, _ADAPTED_ROWS)
+    if slots is not None and slots.num_slots:
+        rows = slots.rows([[(_TYPICAL, 1.0)]] * num_rows, {_TYPICAL: _typical_factors(network.unet)})
+        cost.calibrate_adapters(_adapter_share(network.unet, slots, rows, key, dtype, device))
+        slots.forget(_TYPICAL)
+    if slots is not None and FEW_STEP in slots.kept:
+        rows = slots.rows([[(FEW_STEP, 1.0)]] * num_rows, {})
+        cost.calibrate_few_step(_adapter_share(network.unet, slots, rows, key, dtype, device))
 
 
 def _adapter_share(
     unet: UNet,
     slots: LoraSlots,
-    factors: LoraFactors,
+    rows: LoraRows,
     key: BatchKey,
-    max_rows: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> float:
-    """What an adapter adds to a row, as a share of what the row costs without."""
-    num_rows = min(max_rows, _ADAPTED_ROWS)
-    rows = slots.rows([[(_MEASURED, 1.0)]] * num_rows, {_MEASURED: factors})
+    """What the adapters of ``rows`` add to a row, as a share of what the row costs without."""
+    num_rows = rows.num_rows
     plain_ms = adapted_ms = math.inf
     # In turns, so that other load on the machine hits both alike.
     for _ in range(2):
         plain_ms = min(plain_ms, measure_step_ms(unet, key, num_rows, dtype, device, repeats=1))
         with slots.acting(rows):
             adapted_ms = min(adapted_ms, measure_step_ms(unet, key, num_rows, dtype, device, repeats=1))
-    slots.forget(_MEASURED)
     return max(adapted_ms / plain_ms - 1, 0.0)
 
 

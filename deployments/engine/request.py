@@ -34,6 +34,10 @@ class Snapshot:
     generator_state: Tensor | None = None
 
 
+# What the network calls the model's own few-step adapter; ids of members' adapters have a prefix.
+FEW_STEP = "few-step"
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterInput:
     """One adapter of a request: 1 for ``weight`` is as it was trained. ``sha256`` is that of its file."""

@@ -16,6 +16,7 @@ from tests.deployments.engine.scenes import Listener, engine, request, run
 from tests.tiny_family import CONTEXT_WIDTH, build_tiny_family
 from weights import registry
 from weights.catalogue import Entry, entries, read_manifest, write_description
+from weights.describe import facts_of
 from weights.errors import BrokenWeights
 from weights.recipe.low_rank import targets
 from weights.tensor_file import sha256_of
@@ -92,6 +93,19 @@ def test_a_model_draws_in_few_steps_once_an_adapter_is_installed(
     assert set(factors) == {path for path, _ in targets(unet)}
     down, up = factors["mid_block.attentions.0.proj_in"]
     assert (down.dtype, up.shape[1]) == (torch.float32, len(down))
+
+
+def test_a_model_whose_own_adapter_is_not_there_does_not_offer_it(base: Path, manifest: Path) -> None:
+    settings = "default = true, sampler = 'ddim', num_inference_steps = 4, guidance_scale = 1.0"
+    facts = "\n".join(f"{name} = {value!r}" for name, value in facts_of(base).items())
+    listed = f'\n[models.own]\npath = "{base}"\nfamily = "own"\nfew_step = {{ {settings} }}\n{facts}\n'
+    manifest.write_text(MANIFEST + listed)
+    read_manifest.cache_clear()
+    assert registry.info("own", manifest).few_step is None
+    file = '"few_step/pytorch_lora_weights.safetensors" = { bytes = 1, sha256 = "" }'
+    manifest.write_text(f"{MANIFEST}{listed}[models.own.files]\n{file}\n")
+    read_manifest.cache_clear()
+    assert registry.info("own", manifest).few_step == FewStep(SamplerName.DDIM, 4, 1.0, default=True)
 
 
 def test_a_corrupt_file_is_not_loaded(base: Path, weights: Path, manifest: Path) -> None:
