@@ -32,7 +32,8 @@ LOSS_GOAL: Final = 0.03
 def psnr_db(pictures: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Peak signal-to-noise ratio of each of ``pictures`` ``[N, h, w, 3]`` against ``others``."""
     errors = np.square(pictures.astype(np.float64) - others).mean(axis=(1, 2, 3))
-    return 10 * np.log10(255**2 / np.maximum(errors, 1e-3))
+    decibels: NDArray[np.float64] = 10 * np.log10(255**2 / np.maximum(errors, 1e-3))
+    return decibels
 
 
 def sharpness(pictures: NDArray[np.uint8]) -> float:

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     state = checkpoint.load(options.run)
     if state is None:
         parser.error(f"no checkpoint in {options.run}")
-    facts = {Fact.BASE_MODEL: "mini", Fact.STEPS: str(state["step"])}
+    facts: dict[str, str] = {Fact.BASE_MODEL: "mini", Fact.STEPS: str(state["step"])}
     written = write_peft(adapter_of(state[options.kind], facts))
     options.out.mkdir(parents=True, exist_ok=True)
     partial = options.out / f"{FILE}.part"

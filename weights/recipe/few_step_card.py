@@ -19,8 +19,9 @@ def _percent(value: float | None) -> str:
 
 
 def _share(figures: dict[str, Any], key: str) -> float | None:
-    value: Any = figures.get(key)
-    return value["share"] if isinstance(value, dict) else value
+    value = figures.get(key)
+    found: float | None = value["share"] if isinstance(value, dict) else value
+    return found
 
 
 def _rows(report: dict[str, Any], names: dict[str, str]) -> str:

@@ -72,8 +72,8 @@ class LowRankStudent(nn.Module):
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "LowRankStudent":
         for each in (self._frozen[0], *self._frozen[1].values()):
-            each._apply(function)
-        super()._apply(function, recurse)
+            each._apply(function)  # type: ignore[no-untyped-call]
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         return self
 
 
@@ -94,7 +94,7 @@ def merge(network: nn.Module, file: Path) -> nn.Module:
     with torch.no_grad():
         for path, (down, up) in unet_factors(read_adapter(file.read_bytes())).items():
             weight = network.get_submodule(path).get_parameter("weight")
-            weight += (up.flatten(1) @ down.flatten(1)).view_as(weight)
+            weight.add_((up.flatten(1) @ down.flatten(1)).view_as(weight))
     return network
 
 

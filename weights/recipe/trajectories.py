@@ -179,8 +179,12 @@ def _open(plan: Plan) -> None:
     _tutor.append(Tutor(plan))
 
 
-def _write(target: Path, numbers: Sequence[int]) -> None:
-    made = _tutor[0].pairs(numbers)
+def _write_here(target: Path, numbers: Sequence[int]) -> None:
+    _write(_tutor[0], target, numbers)
+
+
+def _write(tutor: Tutor, target: Path, numbers: Sequence[int]) -> None:
+    made = tutor.pairs(numbers)
     partial = target.with_suffix(".tmp")
     with partial.open("wb") as file:
         np.savez(file, **made._asdict())
@@ -190,15 +194,20 @@ def _write(target: Path, numbers: Sequence[int]) -> None:
 def build(plan: Plan, processes: int) -> None:
     """Write the chunks that are not there yet."""
     plan.out.mkdir(parents=True, exist_ok=True)
-    starts = range(plan.first, plan.first + plan.num, CHUNK)
-    todo = {start: plan.out / f"pairs-{start:08d}.npz" for start in starts}
-    missing = {start: target for start, target in todo.items() if not target.exists()}
+    end = plan.first + plan.num
+    todo = {
+        plan.out / f"pairs-{start:08d}.npz": range(start, min(start + CHUNK, end))
+        for start in range(plan.first, end, CHUNK)
+    }
+    missing = {target: numbers for target, numbers in todo.items() if not target.exists()}
+    if processes == 1 and missing:
+        tutor = Tutor(plan)
+        for target, numbers in missing.items():
+            _write(tutor, target, numbers)
+        return
     context = get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_open, initargs=(plan,)) as pool:
-        jobs = [
-            pool.submit(_write, target, range(start, min(start + CHUNK, plan.first + plan.num)))
-            for start, target in missing.items()
-        ]
+        jobs = [pool.submit(_write_here, target, numbers) for target, numbers in missing.items()]
         for job in tqdm(jobs, unit="chunk", mininterval=5):
             job.result()
 
