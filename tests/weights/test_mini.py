@@ -95,5 +95,7 @@ def test_in_few_steps_it_draws_nearly_the_same_pictures() -> None:
     # As many steps of the same model without its adapter, and without guidance, for comparison.
     bare = StableDiffusionPipeline.from_pretrained(MINI, local_files_only=True)
     coarse = Drawer(bare, "ddim", few_step.num_inference_steps, 1.0, dtype=torch.float32).draw(prompts)
-    assert np.median(psnr_db(quick, ordinary)) >= np.median(psnr_db(coarse, ordinary)) + 3
+    near, far = psnr_db(quick, ordinary), psnr_db(coarse, ordinary)
+    assert (near > far).all()
+    assert near.mean() >= max(26, far.mean() + 2)
     assert sharpness(quick) >= 0.9 * sharpness(ordinary)

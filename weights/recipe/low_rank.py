@@ -72,7 +72,7 @@ class LowRankStudent(nn.Module):
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "LowRankStudent":
         for each in (self._frozen[0], *self._frozen[1].values()):
-            each._apply(function)  # type: ignore[no-untyped-call]
+            each._apply(function)
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         return self
 
