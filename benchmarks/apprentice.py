@@ -105,9 +105,13 @@ class Apprentice:
         )
         return use, watch
 
-    async def draw(self, prompts: Sequence[str], adapter: AdapterUse | None) -> list[Pixels]:
+    async def draw(
+        self, prompts: Sequence[str], adapter: AdapterUse | None, *, few_step: bool = False
+    ) -> list[Pixels]:
         """A picture of each prompt, all of them in one running batch."""
         specs = [self._spec(prompt, seed, adapter) for seed, prompt in enumerate(prompts)]
+        if few_step:
+            specs = [self._in_few_steps(spec) for spec in specs]
         return [pixels_of(file) for file in await asyncio.gather(*map(self._file, specs))]
 
     async def inpaint(
@@ -152,6 +156,17 @@ class Apprentice:
         side = self._info.default_size
         spec: TextToImageSpec = self._of(TextToImageSpec, prompt, seed, adapter, width=side, height=side)
         return spec
+
+    def _in_few_steps(self, spec: TextToImageSpec) -> TextToImageSpec:
+        settings = self._info.few_step
+        assert settings is not None, "the embedded model has a few-step adapter"
+        return replace(
+            spec,
+            few_step=True,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            sampler=settings.sampler,
+        )
 
     def _of(self, kind: Any, prompt: str, seed: int, adapter: AdapterUse | None, **own: Any) -> Any:
         info = self._info

@@ -51,6 +51,7 @@ class InProcess:
             max_queued_requests=1_000,
             cost=CostModel(),
             adapter_slots=_ADAPTER_SLOTS,
+            few_step=registry.load_few_step(model_id),
         )
         self._thread = EngineThread(self._engine)
         blobs = blobs or BlobsAtNeed("memory://none")

@@ -67,11 +67,14 @@ async def judged(
     prompts = [likeness.prompt_of(f"{TRIGGER} {SUBJECT}", wear) for wear in wears]
     captions = [likeness.caption_of(scene) for scene in scenes]
     own, plain = await apprentice.draw(prompts, adapter), await apprentice.draw(prompts, None)
+    quick = await apprentice.draw(prompts, adapter, few_step=True)
     theirs, before = await apprentice.draw(captions, adapter), await apprentice.draw(captions, None)
     shares = {
         "identity": judge.identity(character, own),
         "identity_without": judge.identity(character, plain),
+        "identity_few_step": judge.identity(character, quick),
         "prompt": judge.prompted(wears, own),
+        "prompt_few_step": judge.prompted(wears, quick),
         "prompt_without": judge.prompted(wears, plain),
         "others": judge.strangers(scenes, theirs),
         "others_without": judge.strangers(scenes, before),

@@ -85,6 +85,7 @@ class GenerationSpec:
 
     Picture ``i`` of ``num_images`` uses seed ``(seed + i) % 2**32``.
     ``clip_skip`` counts layers left out before the final one, 0 for none.
+    With ``few_step`` the model's few-step adapter acts beside ``adapters``.
     ``quality`` is 1 to 100 and ignored for PNG. ``deadline_s`` is for the finished pictures.
     ``preview_every`` is in steps, 0 for no previews. Without ``progress`` nothing is told of the steps: each
     costs every process on its way a message. The effects of ``adapters`` add up.
@@ -109,6 +110,7 @@ class GenerationSpec:
     deadline_s: float | None = None
     hires: Hires | None = None
     adapters: tuple[AdapterUse, ...] = ()
+    few_step: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
     traceparent: str | None = None
 

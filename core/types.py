@@ -38,10 +38,25 @@ class OutputFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class FewStep:
+    """How a model draws in few steps, with an adapter that was distilled for it.
+
+    ``default`` is whether it does so wherever a request from words alone leaves steps, sampler and guidance
+    to it. The adapter brings its guidance along: a ``guidance_scale`` over 1 adds to that.
+    """
+
+    sampler: SamplerName
+    num_inference_steps: int
+    guidance_scale: float
+    default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a client may ask of a model. Sizes in pixels.
 
-    ``strengths`` are its own defaults by strategy of image-to-image, and for ``upscale``.
+    ``strengths`` are its own defaults by strategy of image-to-image, and for ``upscale``. ``few_step`` is
+    None where no few-step adapter is installed.
     """
 
     model_id: str
@@ -58,6 +73,7 @@ class ModelInfo:
     default_guidance_scale: float
     licence: str = ""
     strengths: Mapping[str, float] = field(default_factory=dict)
+    few_step: FewStep | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,6 +193,7 @@ def _load_engine(
         },
         preview=None if preview is None else PreviewMap.from_mapping(preview),
         adapter_slots=settings.adapter_slots,
+        few_step=None if inpainting else registry.load_few_step(model_id),
     )
     return engine, dtype
 

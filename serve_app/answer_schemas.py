@@ -82,6 +82,7 @@ class Parameters(StyledParameters):
     width: int
     height: int
     hires: HiresParameters | None = Field(None, exclude_if=lambda hires: hires is None)
+    few_step: bool | None = Field(None, exclude_if=lambda few_step: few_step is None)
 
 
 class ImageToImageParameters(StyledParameters):

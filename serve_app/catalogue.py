@@ -40,7 +40,7 @@ SAMPLERS: Mapping[SamplerName, tuple[str, str, bool]] = {
         "DPM++ 2M with more of its steps at low noise, for finer detail.",
         False,
     ),
-    SamplerName.LCM: ("LCM", "4 to 8 steps, for models distilled for it; blurry with others.", True),
+    SamplerName.LCM: ("LCM", "4 to 8 steps with the few-step adapter; blurry without one.", True),
 }
 LINKS = {
     "text_to_image": "/v1/text-to-image",

@@ -142,3 +142,9 @@ class TextToImageRequest(StyledRequest):
     hires: HiresMembers | None = Field(
         None, description="A second pass: the picture enlarged, its details drawn anew."
     )
+    few_step: bool | None = Field(
+        None,
+        description="Whether to draw with the model's few-step adapter, by its `few_step` settings in "
+        "`GET /v1/models`. Left out, a model that does so by default does, unless steps, sampler, guidance, "
+        "a negative prompt or `hires` are asked for.",
+    )

@@ -14,11 +14,12 @@ from typing import Any, Generic, TypeVar
 from core.errors import InvalidRequest
 from core.settings import RequestLimits
 from core.specs import GenerationSpec, Hires, TextToImageSpec
-from core.types import ModelInfo, OutputFormat
+from core.types import FewStep, ModelInfo, OutputFormat
 from serve_app.answer_schemas import DrawingParameters, HiresParameters, Parameters
+from serve_app.few_step import few_step_of
 from serve_app.members import DrawingRequest, HiresMembers, StyledRequest, TextToImageRequest
 from serve_app.offer import Offer, find_model, find_recipes
-from serve_app.styles import apply
+from serve_app.styles import StyledPrompt, apply
 
 S = TypeVar("S", bound=GenerationSpec)
 
@@ -38,6 +39,7 @@ class Common:
     model: ModelInfo
     spec: dict[str, Any]
     parameters: dict[str, Any]
+    few_step: bool = False
 
 
 def resolve_text_to_image(
@@ -51,8 +53,14 @@ def resolve_text_to_image(
     height = _side("height", request.height, common.model)
     hires = resolve_hires(request.hires, width, height, offer.limits)
     return Resolved(
-        TextToImageSpec(width=width, height=height, hires=hires, **common.spec),
-        Parameters(width=width, height=height, hires=reported(hires), **common.parameters),
+        TextToImageSpec(width=width, height=height, hires=hires, few_step=common.few_step, **common.spec),
+        Parameters(
+            width=width,
+            height=height,
+            hires=reported(hires),
+            few_step=common.few_step if common.model.few_step else None,
+            **common.parameters,
+        ),
     )
 
 
@@ -69,13 +77,9 @@ def resolve_common(request: DrawingRequest, offer: Offer, output_format: OutputF
     style_ids = request.styles if isinstance(request, StyledRequest) else []
     styled = apply(find_recipes(style_ids, model, offer.styles), request.prompt, request.negative_prompt)
     at_most("clip_skip", request.clip_skip, model.max_clip_skip)
-    settings = {
-        "num_inference_steps": _first(
-            request.num_inference_steps, styled.num_inference_steps, model.default_num_inference_steps
-        ),
-        "guidance_scale": _first(request.guidance_scale, styled.guidance_scale, model.default_guidance_scale),
+    few_step = few_step_of(request, styled, model) if isinstance(request, TextToImageRequest) else None
+    settings = _sampling(request, styled, model, few_step) | {
         "seed": _first(request.seed, secrets.randbits(32)),
-        "sampler": _first(request.sampler, styled.sampler, model.default_sampler),
         "clip_skip": request.clip_skip,
         "output_format": output_format,
         "quality": request.quality,
@@ -98,7 +102,7 @@ def resolve_common(request: DrawingRequest, offer: Offer, output_format: OutputF
     }
     if isinstance(request, StyledRequest):
         parameters["styles"] = style_ids
-    return Common(model, spec, parameters)
+    return Common(model, spec, parameters, few_step is not None)
 
 
 def resolve_hires(hires: HiresMembers | None, width: int, height: int, limits: RequestLimits) -> Hires | None:
@@ -145,6 +149,25 @@ def at_most(field: str, value: float | None, limit: float) -> None:
     """
     if value is not None and value > limit:
         raise InvalidRequest(f"At most {limit}.", field=field, limit=limit)
+
+
+def _sampling(
+    request: DrawingRequest, styled: StyledPrompt, model: ModelInfo, few_step: FewStep | None
+) -> dict[str, Any]:
+    """Steps, guidance and sampler. A style's are for drawing without the few-step adapter."""
+    if few_step is not None:
+        return {
+            "num_inference_steps": _first(request.num_inference_steps, few_step.num_inference_steps),
+            "guidance_scale": _first(request.guidance_scale, few_step.guidance_scale),
+            "sampler": _first(request.sampler, few_step.sampler),
+        }
+    return {
+        "num_inference_steps": _first(
+            request.num_inference_steps, styled.num_inference_steps, model.default_num_inference_steps
+        ),
+        "guidance_scale": _first(request.guidance_scale, styled.guidance_scale, model.default_guidance_scale),
+        "sampler": _first(request.sampler, styled.sampler, model.default_sampler),
+    }
 
 
 def _check_limits(request: DrawingRequest, limits: RequestLimits) -> None:

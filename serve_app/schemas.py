@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -68,6 +69,15 @@ class StyleList(BaseModel):
     data: list[StyleEntry]
 
 
+class FewStepEntry(BaseModel):
+    """How a model draws with its few-step adapter, whose guidance is part of it."""
+
+    default: bool = Field(description="Whether pictures from words are drawn so unless asked otherwise.")
+    sampler: SamplerName
+    num_inference_steps: int
+    guidance_scale: float = Field(description="1 is what the adapter was made for, over 2 is too much.")
+
+
 class ModelEntry(BaseModel):
     """What a model is and what may be asked of it. Sizes in pixels."""
 
@@ -90,10 +100,12 @@ class ModelEntry(BaseModel):
     strengths: dict[str, float] = Field(
         description="How much is drawn anew by default, by strategy of image-to-image, and to `upscale`."
     )
+    few_step: FewStepEntry | None = Field(description="Null where no few-step adapter is installed.")
 
     @classmethod
     def of(cls, info: ModelInfo, *, default: bool) -> ModelEntry:
         members = {name: getattr(info, name) for name in cls.model_fields if hasattr(info, name)}
+        members["few_step"] = info.few_step and asdict(info.few_step)
         return cls(id=info.model_id, default=default, **members)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from core.settings import weights_folder
 from core.telemetry import log, logger
-from core.types import ModelInfo, SamplerName
+from core.types import FewStep, ModelInfo, SamplerName
 from weights.errors import BrokenWeights
 
 _LOG = logger(__name__)
@@ -86,11 +86,20 @@ class Entry:
         return None if self.megabytes is None else self.megabytes * 1_000_000
 
     @property
+    def few_step(self) -> FewStep | None:
+        """How models draw with its few-step adapter; None where it has none."""
+        if "few_step" not in self.facts:
+            return None
+        facts = dict(self.facts["few_step"])
+        return FewStep(**{**facts, "sampler": SamplerName(facts["sampler"])})
+
+    @property
     def info(self) -> ModelInfo:
         """What a client may ask of the model. Raises :class:`BrokenWeights` for a part that draws nothing."""
         if "default_size" not in self.facts:
             raise BrokenWeights(f"{self.model_id} is a {self.role} for {self.family} models, not a model.")
         facts = {**self.facts, "default_sampler": SamplerName(self.facts["default_sampler"])}
+        facts["few_step"] = self.few_step
         return ModelInfo(
             model_id=self.model_id,
             family=self.family,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+    from weights.adapters.layers import Factors
+
 PATH_PREFIX = "path:"
+FEW_STEP = "few_step"
+_ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 _PREVIEW_FILE = "preview.json"
 # Files of a model folder that the service reads; others (READMEs, training notes) may change freely.
 _SUFFIXES = {".json", ".safetensors", ".txt"}
@@ -37,13 +42,13 @@ _SUFFIXES = {".json", ".safetensors", ".txt"}
 def list_models(manifest: Path = MANIFEST) -> tuple[ModelInfo, ...]:
     """The models that can be served: the manifest's in its order, then others that are installed."""
     known = entries(manifest).values()
-    return tuple(entry.info for entry in known if entry.installed and entry.role == "base")
+    return tuple(_info(entry, manifest) for entry in known if entry.installed and entry.role == "base")
 
 
 def info(model_id: str, manifest: Path = MANIFEST) -> ModelInfo:
     """What a client may ask of ``model_id``. Raises :class:`NotFound` for an unknown model and
     :class:`NotInstalled`, which says how to get it, for a known one."""
-    return _entry(model_id, manifest).info
+    return _info(_entry(model_id, manifest), manifest)
 
 
 def scheduler_config(model_id: str, manifest: Path = MANIFEST) -> dict[str, Any]:
@@ -119,11 +124,24 @@ def load_unet(
     return loading.load_unet(verified_part(model_id, "unet", manifest), dtype or torch.float32, device)
 
 
+def load_few_step(model_id: str, manifest: Path = MANIFEST) -> Factors | None:
+    """The UNet's factors of the model's few-step adapter, its own or a companion's; None without one.
+
+    Raises :class:`InvalidRequest` for a file that is no adapter.
+    """
+    if not has_part(model_id, FEW_STEP, manifest):
+        return None
+    from weights.adapters import read_adapter, unet_factors
+
+    file = part_folder(model_id, FEW_STEP, manifest) / _ADAPTER_FILE
+    return unet_factors(read_adapter(file.read_bytes()))
+
+
 def companions(model_id: str, manifest: Path = MANIFEST) -> dict[str, str]:
     """Installed models that complete ``model_id``: part → model id, of its family or made for several.
 
     Parts are ``inpaint``, ``controlnet``, ``clipseg``, ``clip``, ``safety_checker``, ``powerpaint``,
-    ``adapter``, ``vae``. Of several with one part, the first of the manifest is taken.
+    ``few_step``, ``vae``. Of several with one part, the first of the manifest is taken.
     """
     family = _entry(model_id, manifest).family
     found: dict[str, str] = {}
@@ -239,6 +257,15 @@ def _entry(model_id: str, manifest: Path) -> Entry:
             f"Model {model_id} is not installed. Run `limner weights pull {model_id}`.", field="model"
         )
     return known[model_id]
+
+
+def _info(entry: Entry, manifest: Path) -> ModelInfo:
+    """That of ``entry``, with the few-step adapter of a companion where it has none of its own."""
+    if _has_own(entry, FEW_STEP):
+        return entry.info
+    attached = companions(entry.model_id, manifest).get(FEW_STEP)
+    few_step = None if attached is None else entries(manifest)[attached].few_step
+    return replace(entry.info, few_step=few_step)
 
 
 def _has_own(entry: Entry, part: str) -> bool:

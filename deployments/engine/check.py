@@ -16,7 +16,7 @@ from core.types import SamplerName
 from deployments.engine.added import AddedShapes, added_shapes
 from deployments.engine.branch import Branch, BranchInput
 from deployments.engine.lora import LoraFactors, LoraSlots
-from deployments.engine.request import DenoiseRequest
+from deployments.engine.request import FEW_STEP, DenoiseRequest
 
 # Adapters that one request may stack, and how strong each may be.
 MAX_ADAPTERS = 4
@@ -59,8 +59,10 @@ def check_adapters(
 
     ``factors`` are theirs by id, ``slots`` those of the engine.
     """
+    if request.few_step and (slots is None or FEW_STEP not in slots.kept):
+        raise InvalidRequest("this model has no few-step adapter", field="few_step", limit=False)
     limit = 0 if slots is None else min(MAX_ADAPTERS, slots.num_slots)
-    if slots is None and request.adapters:
+    if not limit and request.adapters:
         raise InvalidRequest("this model takes no adapters", field="adapters", limit=limit)
     if len(request.adapters) > limit:
         raise InvalidRequest(f"at most {limit} adapters act together", field="adapters", limit=limit)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deployments.engine.branch import Branch, Residuals
 from deployments.engine.lora import LoraFactors
-from deployments.engine.request import DenoiseRequest
+from deployments.engine.request import FEW_STEP, DenoiseRequest
 
 _NO_FACTORS: Mapping[str, LoraFactors] = MappingProxyType({})
 
@@ -70,10 +70,13 @@ class Layout:
         extra = [channels for index in member if (channels := requests[index].extra_channels) is not None]
         self.extra = _stacked_maps(extra, dtype, device) if extra else None
         self.calls = branch_calls(requests, rows, dtype, device)
-        self.adapters = [
-            [(use.adapter_id, use.weight) for use in requests[index].adapters] for index in member
-        ]
+        self.adapters = [_adapters_of(requests[index]) for index in member]
         self.factors = factors
+
+
+def _adapters_of(request: DenoiseRequest) -> list[tuple[str, float]]:
+    own = [(FEW_STEP, 1.0)] if request.few_step else []
+    return own + [(use.adapter_id, use.weight) for use in request.adapters]
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,9 @@ _GUIDED_ROWS = 2
 _KNEE = 0.03
 # A branch that was not measured: the down path and the middle are about half of a UNet.
 _BRANCH_ROWS = 0.5
-# Adapters that were not measured.
+# Adapters that were not measured. One that is distilled acts in every layer.
 _ADAPTER_ROWS = 0.1
+_FEW_STEP_ROWS = 0.3
 
 
 class CostModel:
@@ -37,6 +38,7 @@ class CostModel:
         self._row_counts: dict[tuple[BatchKey, int], _RowCounts] = {}
         self._branch_rows: dict[str, float] = {}
         self._adapter_rows = _ADAPTER_ROWS
+        self._few_step_rows = _FEW_STEP_ROWS
 
     def calibrate(self, key: BatchKey, rows: int, ms: float) -> None:
         """Set a measured cost, as warm-up does."""
@@ -52,13 +54,21 @@ class CostModel:
         """Set the measured cost that adapters add to a row, as a share of a UNet row's."""
         self._adapter_rows = share
 
-    def rows(self, num_rows: int, branch: str | None, *, adapted: bool = False) -> float:
+    def calibrate_few_step(self, share: float) -> None:
+        """Set the same of the model's own few-step adapter."""
+        self._few_step_rows = share
+
+    def rows(
+        self, num_rows: int, branch: str | None, *, adapted: bool = False, few_step: bool = False
+    ) -> float:
         """``num_rows`` rows on which ``branch`` acts, as a number of plain UNet rows that cost the same.
 
-        ``adapted`` is whether they use adapters.
+        ``adapted`` is whether they use members' adapters, ``few_step`` whether they use the model's own.
         """
         share = 0.0 if branch is None else self._branch_rows.get(branch, _BRANCH_ROWS)
-        return num_rows * (1 + share + (self._adapter_rows if adapted else 0.0))
+        share += self._adapter_rows if adapted else 0.0
+        share += self._few_step_rows if few_step else 0.0
+        return num_rows * (1 + share)
 
     def step_ms(self, key: BatchKey, rows: float) -> float:
         """Expected duration of one step with ``rows`` UNet rows of this shape; more rows never take less."""
@@ -105,13 +115,18 @@ class CostModel:
         """Cost of one row of a full batch: what a row-step is charged at."""
         return self.step_ms(key, max_rows) / max_rows
 
-    def observe(self, key: BatchKey, rows: int, ms: float) -> None:
-        """Learn from a step that took ``ms``. Other row counts drift along: the machine's speed changed."""
+    def observe(self, key: BatchKey, rows: float, ms: float) -> None:
+        """Learn from a step that took ``ms``. Other row counts drift along: the machine's speed changed.
+
+        ``rows`` need not be whole; what it teaches counts for the nearest number that is.
+        """
         expected = self.step_ms(key, rows)
         if expected <= 0 or ms <= 0:
             return
         ratio = min(max(ms / expected, 1 / _OUTLIER), _OUTLIER)
-        self._curves.setdefault(key, _Curve({})).drift(rows, expected, ratio)
+        whole = max(1, round(rows))
+        whole_ms = self.step_ms(key, whole)
+        self._curves.setdefault(key, _Curve({})).drift(whole, whole_ms, ratio)
         self._row_counts.clear()
 
 

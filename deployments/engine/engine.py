@@ -35,7 +35,8 @@ class Engine:
     """Runs many denoise requests as one batch; they join and leave at every step.
 
     ``branches`` are the networks beside the UNet that requests may name, of its dtype and on its device.
-    ``adapter_slots`` adapters act at a time; with 0 requests may have none. All but ``step``, ``warm_up``
+    ``adapter_slots`` adapters act at a time; with 0 requests may have none. ``few_step`` are the factors of
+    the model's own few-step adapter, which needs no slot. All but ``step``, ``warm_up``
     and ``fail_all`` is thread-safe and never waits for a step. ``step`` belongs to one thread, which calls
     every ``on_event``. Each accepted request gets exactly one terminal event; after ``cancel`` returned
     True that event is ``Cancelled``.
@@ -53,10 +54,11 @@ class Engine:
         cost: CostModel,
         branches: Mapping[str, Branch] | None = None,
         adapter_slots: int = 0,
+        few_step: LoraFactors | None = None,
         preview: PreviewMap | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._network, self._schedule = Network(unet, branches, adapter_slots), schedule
+        self._network, self._schedule = Network(unet, branches, adapter_slots, few_step), schedule
         self._dtype, self._device = dtype, torch.device(device)
         self._max_rows = max_rows
         self._preview, self._clock = preview, clock

@@ -32,17 +32,19 @@ _WIDTHS = (8, 16, 32, 64, 128, 256)
 class LoraRows:
     """What each row of a call uses: ``lines`` of the slots and their ``weights``, ``[rows, width]`` each.
 
-    For as long as it lives, its adapters stay where they are.
+    ``kept`` is each row's weight of the adapter that is kept without a slot: ``[rows, 1, 1]``, 1 where it is
+    that for all, None where it is 0. For as long as it lives, its adapters stay where they are.
     """
 
     num_rows: int
     lines: Tensor
     weights: Tensor
     slots: frozenset[int]
+    kept: Tensor | float | None = None
 
     def __bool__(self) -> bool:
         """Whether any row has an adapter."""
-        return bool(self.slots)
+        return bool(self.slots) or self.kept is not None
 
 
 class LoraSlots:
@@ -58,6 +60,7 @@ class LoraSlots:
         self.num_slots, self.max_rank = num_slots, max_rank
         self._device = next((each.device for each in network.parameters()), torch.device("cpu"))
         self._layers: dict[str, LayerSlots] = {}
+        self.kept: frozenset[str] = frozenset()
         self._gate = Gate()
         self._lock = threading.Lock()
         # Guarded by the lock, the least recently used first.
@@ -76,6 +79,17 @@ class LoraSlots:
                 raise InvalidRequest(f"this model has no layer {path}", field="adapters")
             check_layer(path, self._targets[path], down, up, self.max_rank)
 
+    def keep(self, adapter_id: str, factors: LoraFactors) -> None:
+        """Have one adapter at hand that needs no slot; rows use it by its id. To be called once, at first.
+
+        Raises InvalidRequest as :meth:`check` does.
+        """
+        self.check(factors)
+        with torch.inference_mode(False), torch.no_grad():
+            for path, (down, up) in factors.items():
+                self._layer(path).keep(down, up)
+        self.kept = frozenset([adapter_id])
+
     def rows(
         self, rows: Sequence[Sequence[tuple[str, float]]], factors: Mapping[str, LoraFactors]
     ) -> LoraRows:
@@ -85,7 +99,10 @@ class LoraSlots:
         without layers in this network and weights of 0 take no slot. Raises ValueError when the slots do
         not suffice beside those of other living rows (see :meth:`fits`), which have then stayed as they are.
         """
-        acting = [[(name, weight) for name, weight in row if weight and factors[name]] for row in rows]
+        acting = [
+            [(name, weight) for name, weight in row if name not in self.kept and weight and factors[name]]
+            for row in rows
+        ]
         names = {name: None for row in acting for name, _ in row}
         with torch.inference_mode(False), torch.no_grad(), self._lock:
             self._reclaim()
@@ -100,7 +117,8 @@ class LoraSlots:
                 if name not in self._slot_of:
                     self._load(name, factors[name])
             stacks = [[(self._slot_of[name], self._rank_of[name], w) for name, w in row] for row in acting]
-            made = self._rows(stacks)
+            kept = [sum(weight for name, weight in row if name in self.kept) for row in rows]
+            made = self._rows(stacks, kept)
             self._live.add(made)
             return made
 
@@ -157,10 +175,7 @@ class LoraSlots:
                 if path not in factors:
                     layer.clear(slot)
             for path, (down, up) in factors.items():
-                if path not in self._layers:
-                    layer = switch(self._targets[path], self.num_slots + 1, self.max_rank, self._gate)
-                    self._layers[path] = layer
-                self._layers[path].fill(slot, down, up)
+                self._layer(path).fill(slot, down, up)
         except BaseException:
             self._free.append(slot)
             raise
@@ -168,13 +183,19 @@ class LoraSlots:
         self._rank_of[name] = max(len(down) for down, _ in factors.values())
         self.num_loads += 1
 
+    def _layer(self, path: str) -> LayerSlots:
+        if path not in self._layers:
+            layer = switch(self._targets[path], self.num_slots + 1, self.max_rank, self._gate)
+            self._layers[path] = layer
+        return self._layers[path]
+
     def _evict(self) -> int:
         pinned = self._pinned()
         name = next(name for name, slot in self._slot_of.items() if slot not in pinned)
         del self._rank_of[name]
         return self._slot_of.pop(name)
 
-    def _rows(self, stacks: Sequence[Sequence[tuple[int, int, float]]]) -> LoraRows:
+    def _rows(self, stacks: Sequence[Sequence[tuple[int, int, float]]], kept: Sequence[float]) -> LoraRows:
         """Row by row (slot, rank, weight), laid out as lines of the slots; the rest of a row is zeros."""
         most = max((sum(rank for _, rank, _ in stack) for stack in stacks), default=0)
         width = next((width for width in _WIDTHS if width >= most), most)
@@ -188,7 +209,16 @@ class LoraSlots:
                 weights[row, start : start + rank] = weight
                 start += rank
         slots = frozenset(slot for stack in stacks for slot, _, _ in stack)
-        return LoraRows(len(stacks), lines.to(self._device), weights.to(self._device), slots)
+        return LoraRows(
+            len(stacks), lines.to(self._device), weights.to(self._device), slots, self._scale(kept)
+        )
+
+    def _scale(self, kept: Sequence[float]) -> Tensor | float | None:
+        if not any(kept):
+            return None
+        if all(weight == 1 for weight in kept):
+            return 1.0
+        return torch.tensor(kept, device=self._device).view(-1, 1, 1)
 
     def _gather(self, rows: LoraRows) -> None:
         with torch.inference_mode(False), torch.no_grad():
@@ -197,6 +227,7 @@ class LoraSlots:
                     layer.release()
                 else:
                     layer.gather(rows.lines, rows.weights)
+                layer.scale = rows.kept if layer.kept is not None else None
         self._gathered = weakref.ref(rows, self._release)
 
     def _release(self, _: object) -> None:

@@ -31,20 +31,30 @@ class LayerSlots:
     of ``in`` (times the kernel) values and ``ups`` of ``out``. Gathered: ``down`` ``[rows, width, in]``,
     for a kernel ``[rows * width, in, kh, kw]``, and ``up`` ``[rows, width, out]`` times the rows' weights.
     ``down`` is None while no row has factors here.
+
+    ``kept`` are factors that need no slot, as they lie in the layer, ``down`` ``[rank, in, …]`` and ``up``
+    ``[rank, out]``; the rows use them times ``scale``, None while none does.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, num_slots: int, max_rank: int, gate: Gate) -> None:
         weight = layer.weight
         self.gate, self.max_rank = gate, max_rank
         self._line: torch.Size = weight.shape[1:]
-        self._downs = weight.new_zeros(num_slots * max_rank, self._line.numel())
-        self._ups = weight.new_zeros(num_slots * max_rank, len(weight))
+        self._weight = weight
+        self._num_lines = num_slots * max_rank
+        # From the first adapter on: most layers of a convolutional network never have one.
+        self._downs = self._ups = weight.new_empty(0)
+        self.kept: tuple[Tensor, Tensor] | None = None
+        self.scale: Tensor | float | None = None
         self.filled: set[int] = set()
         self.down: Tensor | None = None
         self.up: Tensor | None = None
 
     def fill(self, slot: int, down: Tensor, up: Tensor) -> None:
         """Put factors into a slot, ``down`` ``[rank, …]`` and ``up`` ``[out, rank, …]``."""
+        if not self._downs.numel():
+            self._downs = self._weight.new_zeros(self._num_lines, self._line.numel())
+            self._ups = self._weight.new_zeros(self._num_lines, len(self._weight))
         self.clear(slot)
         rank, start = len(down), slot * self.max_rank
         self._downs[start : start + rank].copy_(down.reshape(rank, -1))
@@ -58,6 +68,13 @@ class LayerSlots:
             self._ups[lines] = 0
             self.filled.discard(slot)
 
+    def keep(self, down: Tensor, up: Tensor) -> None:
+        """Have factors at hand for any row, ``down`` ``[rank, …]`` and ``up`` ``[out, rank, …]``."""
+        down = down.to(self._weight)
+        if down.ndim == 4 and self._weight.is_contiguous(memory_format=torch.channels_last):
+            down = down.contiguous(memory_format=torch.channels_last)
+        self.kept = down, up.reshape(len(up), -1).T.to(self._weight).contiguous()
+
     def gather(self, lines: Tensor, weights: Tensor) -> None:
         """Take ``lines`` ``[rows, width]`` of the slots, for as long as these rows are called."""
         rows, width = lines.shape
@@ -68,14 +85,17 @@ class LayerSlots:
         self.up = up.mul_(weights.to(up.dtype)[:, :, None])
 
     def release(self) -> None:
-        self.down = self.up = None
+        self.down = self.up = self.scale = None
+
+    def scaled(self, inner: Tensor) -> Tensor:
+        """``inner`` ``[rows, n, rank]`` of the kept factors, times the rows' weights."""
+        return inner * self.scale.to(inner.dtype) if isinstance(self.scale, Tensor) else inner
 
     @property
-    def acting(self) -> tuple[Tensor, Tensor] | None:
-        """The gathered factors, down and up, while they have to be added."""
-        if not self.gate.open or self.down is None or self.up is None:
-            return None
-        return self.down, self.up
+    def acts(self) -> bool:
+        """Whether rows of the call under way have factors here."""
+        gathered = self.down is not None
+        return self.gate.open and (gathered or (self.kept is not None and self.scale is not None))
 
 
 class LoraLinear(nn.Linear):
@@ -85,19 +105,21 @@ class LoraLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
-        factors = self.lora.acting
-        if factors is None:
+        if not self.lora.acts:
             return output
-        down, up = factors
-        rows = len(up)
-        inner = torch.bmm(input.reshape(rows, -1, self.in_features), down.mT)
-        output.view(rows, -1, self.out_features).baddbmm_(inner, up)
+        rows = input.reshape(len(input), -1, self.in_features)
+        down, up, kept = self.lora.down, self.lora.up, self.lora.kept
+        if down is not None and up is not None:
+            output.view(len(input), -1, self.out_features).baddbmm_(torch.bmm(rows, down.mT), up)
+        if kept is not None and self.lora.scale is not None:
+            inner = self.lora.scaled(F.linear(rows, kept[0]))
+            output.view(-1, self.out_features).addmm_(inner.flatten(0, 1), kept[1])
         return output
 
     @property
     def is_adapted(self) -> bool:
         """Whether rows of the call under way have factors here."""
-        return self.lora.acting is not None
+        return self.lora.acts
 
 
 class LoraConv2d(nn.Conv2d):
@@ -107,17 +129,25 @@ class LoraConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
-        factors = self.lora.acting
-        if factors is None:
+        if not self.lora.acts:
             return output
-        down, up = factors
-        inner = self._pointwise(input, down) if down.ndim == 3 else self._grouped(input, down, len(up))
+        down, up, kept = self.lora.down, self.lora.up, self.lora.kept
+        if down is not None and up is not None:
+            inner = self._pointwise(input, down) if down.ndim == 3 else self._grouped(input, down, len(up))
+            self._add(output, inner, up)
+        if kept is not None and self.lora.scale is not None:
+            inner = F.conv2d(input, kept[0], None, self.stride, self.padding, self.dilation)
+            inner = self.lora.scaled(inner.flatten(2).mT)
+            self._add(output, inner, kept[1].expand(len(inner), -1, -1))
+        return output
+
+    def _add(self, output: Tensor, inner: Tensor, up: Tensor) -> None:
+        """Add ``inner @ up``, ``[rows, pixels, width]`` by ``[rows, width, out]``, in place."""
         if output.is_contiguous(memory_format=torch.channels_last):
             pixels = output.permute(0, 2, 3, 1)
             pixels.view(len(up), -1, self.out_channels).baddbmm_(inner, up)
         else:
             output.view(len(up), self.out_channels, -1).baddbmm_(up.mT, inner.mT)
-        return output
 
     def _pointwise(self, input: Tensor, down: Tensor) -> Tensor:
         """``[rows, pixels, width]`` of a kernel of one pixel; in channels_last nothing is copied."""
@@ -144,7 +174,7 @@ class LoraPackedLinear(LoraLinear, PackedLinear):
     """The same over a packed weight."""
 
     def plus(self, input: Tensor, residual: Tensor) -> Tensor:
-        if self.lora.acting is None:
+        if not self.lora.acts:
             return super().plus(input, residual)
         return self.forward(input).add_(residual)
 
@@ -153,7 +183,7 @@ class LoraPackedConv2d(LoraConv2d, PackedConv2d):
     """The same over a packed weight."""
 
     def plus(self, input: Tensor, residual: Tensor) -> Tensor:
-        if self.lora.acting is None:
+        if not self.lora.acts:
             return super().plus(input, residual)
         return self.forward(input).add_(residual)
 

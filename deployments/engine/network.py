@@ -22,6 +22,7 @@ from deployments.engine.cost import CostModel
 from deployments.engine.lean_unet import is_lean
 from deployments.engine.lora import LoraFactors, LoraRows, LoraSlots
 from deployments.engine.ports import ResidualPorts
+from deployments.engine.request import FEW_STEP
 from deployments.engine.work import BatchKey
 
 # Rows of a guided request.
@@ -53,12 +54,23 @@ class Network:
     """A UNet, its branches and its adapters.
 
     A call without rows that use a branch or an adapter is a call of the UNet alone. ``slots`` is None
-    where ``num_slots``, the number of adapters that fit at a time, is 0.
+    where ``num_slots``, the number of adapters that fit at a time, is 0 and there is no ``few_step``, the
+    factors of the model's own adapter. Raises InvalidRequest if that does not fit.
     """
 
-    def __init__(self, unet: UNet, branches: Mapping[str, Branch] | None = None, num_slots: int = 0) -> None:
+    def __init__(
+        self,
+        unet: UNet,
+        branches: Mapping[str, Branch] | None = None,
+        num_slots: int = 0,
+        few_step: LoraFactors | None = None,
+    ) -> None:
         self.unet = unet
-        self.slots = LoraSlots(cast("nn.Module", unet), num_slots) if num_slots else None
+        self.slots = None
+        if num_slots or few_step is not None:
+            self.slots = LoraSlots(cast("nn.Module", unet), num_slots)
+        if self.slots is not None and few_step is not None:
+            self.slots.keep(FEW_STEP, few_step)
         # The rows of the layout that was called last alone keep adapters in their slots.
         self._adapted: weakref.ref[Layout] | None = None
         self._rows: LoraRows | None = None
@@ -175,7 +187,8 @@ def calibrate(
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    """Measure a step at several row counts of a shape, and what each branch and an adapter add to a row.
+    """Measure a step at several row counts of a shape, and what each branch, a typical adapter and the
+    model's few-step adapter add to a row.
 
     Where a step is slow the device is full with few rows, and more of them cost in proportion.
     """
@@ -189,28 +202,35 @@ def calibrate(
     for name, branch in network.branches.items():
         ms = measure_branch_ms(branch, key, channels, _GUIDED, dtype, device)
         cost.calibrate_branch(name, ms / cost.step_ms(key, _GUIDED))
-    if network.slots is not None and step_ms <= _SLOW_MS:
-        cost.calibrate_adapters(_adapter_share(network.unet, network.slots, key, max_rows, dtype, device))
+    slots = network.slots
+    if slots is None or step_ms > _SLOW_MS:
+        return
+    num_rows = min(max_rows, _ADAPTED_ROWS)
+    if slots.num_slots:
+        rows = slots.rows([[(_TYPICAL, 1.0)]] * num_rows, {_TYPICAL: _typical_factors(network.unet)})
+        cost.calibrate_adapters(_adapter_share(network.unet, slots, rows, key, dtype, device))
+        slots.forget(_TYPICAL)
+    if FEW_STEP in slots.kept:
+        rows = slots.rows([[(FEW_STEP, 1.0)]] * num_rows, {})
+        cost.calibrate_few_step(_adapter_share(network.unet, slots, rows, key, dtype, device))
 
 
 def _adapter_share(
     unet: UNet,
     slots: LoraSlots,
+    rows: LoraRows,
     key: BatchKey,
-    max_rows: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> float:
-    """What a typical adapter adds to a row, as a share of what the row costs without."""
-    num_rows = min(max_rows, _ADAPTED_ROWS)
-    rows = slots.rows([[(_TYPICAL, 1.0)]] * num_rows, {_TYPICAL: _typical_factors(unet)})
+    """What the adapters of ``rows`` add to a row, as a share of what the row costs without."""
+    num_rows = rows.num_rows
     plain_ms = adapted_ms = math.inf
     # In turns, so that other load on the machine hits both alike.
     for _ in range(2):
         plain_ms = min(plain_ms, measure_step_ms(unet, key, num_rows, dtype, device, repeats=1))
         with slots.acting(rows):
             adapted_ms = min(adapted_ms, measure_step_ms(unet, key, num_rows, dtype, device, repeats=1))
-    slots.forget(_TYPICAL)
     return max(adapted_ms / plain_ms - 1, 0.0)
 
 

@@ -35,4 +35,9 @@ def work_of(
 
 def cost_rows(request: DenoiseRequest, step: int, cost: CostModel) -> float:
     """How many plain UNet rows cost as much as the request's rows in ``step``."""
-    return cost.rows(request.num_rows(step), request.branch_at(step), adapted=bool(request.adapters))
+    return cost.rows(
+        request.num_rows(step),
+        request.branch_at(step),
+        adapted=bool(request.adapters),
+        few_step=request.few_step,
+    )

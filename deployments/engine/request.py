@@ -34,6 +34,10 @@ class Snapshot:
     generator_state: Tensor | None = None
 
 
+# What the network calls the model's own few-step adapter; ids of members' adapters have a prefix.
+FEW_STEP = "few-step"
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterInput:
     """One adapter of a request: 1 for ``weight`` is as it was trained. ``sha256`` is that of its file."""
@@ -56,7 +60,8 @@ class DenoiseRequest:
     ``negative_added_conditions`` replaces them in the unconditional row. ``extra_channels`` ``[k, h, w]``
     follow the scaled latents in every UNet call: for an inpainting UNet of nine channels the mask and the
     latents of the masked picture. ``branch`` asks for a network beside the UNet. The effects of
-    ``adapters`` add up, in both rows of a guided step; their factors come beside the request.
+    ``adapters`` add up, in both rows of a guided step; their factors come beside the request. With
+    ``few_step`` the model's own few-step adapter, which the engine has, acts as well.
 
     With ``invert`` the request walks the other way, by DDIM inversion (Song et al. 2021): from ``source``
     up to the noise level of ``start_step``, in as many steps as an ordinary request takes from there.
@@ -79,6 +84,7 @@ class DenoiseRequest:
     extra_channels: Tensor | None = None
     branch: BranchInput | None = None
     adapters: tuple[AdapterInput, ...] = ()
+    few_step: bool = False
     invert: bool = False
     added_conditions: Mapping[str, Tensor] = field(default_factory=dict)
     negative_added_conditions: Mapping[str, Tensor] = field(default_factory=dict)

@@ -117,9 +117,9 @@ class Roster:
         self.ledger.end(live, event)
         self.timetable.end(live.work)
 
-    def num_cost_rows(self, chosen: Iterable[LiveRequest]) -> int:
+    def num_cost_rows(self, chosen: Iterable[LiveRequest]) -> float:
         """The coming step's rows, as plain UNet rows of the same cost."""
-        return round(sum(cost_rows(live.request, live.trajectory.step, self.cost) for live in chosen))
+        return sum(cost_rows(live.request, live.trajectory.step, self.cost) for live in chosen)
 
     def uses(self, adapter_id: str) -> bool:
         """Whether a live request has this adapter."""

@@ -235,6 +235,7 @@ def request_of(
             engine.AdapterInput(adapter_id=use.adapter_id, weight=use.weight, sha256=use.sha256)
             for use in spec.adapters
         ),
+        few_step=spec.few_step,
     )
 
 

@@ -56,6 +56,8 @@ def _parameters(spec: GenerationSpec, seed: int, width: int, height: int, model_
         "Size": f"{width}x{height}",
         "Model": model_id,
     }
+    if spec.few_step:
+        parameters["Few-step adapter"] = True
     if spec.clip_skip:
         # A1111 counts from 1 for none.
         parameters["Clip skip"] = spec.clip_skip + 1

@@ -186,6 +186,7 @@ class Service:
         is_ready: bool = True,
         prompt_rules: bool = False,
         echo_request_id: bool = True,
+        models: tuple[ModelInfo, ...] = (MINI, PHOTO),
     ) -> None:
         self.pipeline = ScriptedPipeline(*script)
         self.pipelines = ScriptedPipelines(self.pipeline, is_ready=is_ready)
@@ -194,7 +195,7 @@ class Service:
             self.pipelines,
             self.trainer,
             Records(lambda: self.trainer.store),
-            (MINI, PHOTO),
+            models,
             settings or RouterSettings(),
             prompt_rules=prompt_rules,
             echo_request_id=echo_request_id,

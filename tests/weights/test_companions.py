@@ -131,7 +131,7 @@ def test_a_description_that_cannot_be_read_leaves_the_others_alone(
 def test_the_shipped_manifest_names_every_part_of_the_family() -> None:
     known = entries()
     assert {entry.part for entry in known.values() if entry.family == "sd15"} == {
-        "base", "vae", "inpaint", "powerpaint", "controlnet", "clipseg", "clip", "safety_checker", "adapter",
+        "base", "vae", "inpaint", "powerpaint", "controlnet", "clipseg", "clip", "safety_checker", "few_step",
     }  # fmt: skip
     for entry in known.values():
         assert entry.licence

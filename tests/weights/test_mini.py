@@ -9,9 +9,13 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from core.types import SamplerName
 from weights import registry
 from weights.recipe import classifier
 from weights.recipe.draw import Drawer
+from weights.recipe.evaluate_few_step import psnr_db, sharpness
+from weights.recipe.export_few_step import FILE
+from weights.recipe.low_rank import merge
 
 MINI = Path(registry.__file__).parent / "mini"
 MAX_BYTES = 60_000_000
@@ -49,6 +53,9 @@ def test_the_model_card_states_the_measured_figures() -> None:
     figures = json.loads((MINI / "evaluation.json").read_text("utf-8"))
     assert f"{figures['vae_psnr_db']['all']:.1f}" in card
     assert "CC BY 4.0" in card
+    few_step = json.loads((MINI / registry.FEW_STEP / "evaluation.json").read_text("utf-8"))
+    assert few_step["goal"]["met"]
+    assert f"{few_step['psnr_db']:.1f} dB between the two ways" in card
 
 
 @pytest.mark.parametrize("prompt", ASKED)
@@ -63,3 +70,31 @@ def test_it_draws_what_it_is_told(prompt: str) -> None:
     for key, value in ASKED[prompt].items():
         # The best of three: a test of the whole, not a measurement; evaluate.py measures.
         assert value in [picture[key] for picture in found], (key, found)
+
+
+def test_in_few_steps_it_draws_nearly_the_same_pictures() -> None:
+    info = registry.info("mini")
+    few_step = info.few_step
+    assert few_step is not None
+    assert few_step.default
+    assert few_step.sampler is SamplerName.DDIM
+    prompts = list(ASKED)[:3]
+    distilled = StableDiffusionPipeline.from_pretrained(MINI, local_files_only=True)
+    merge(distilled.unet, MINI / registry.FEW_STEP / FILE)
+    quick = Drawer(
+        distilled, "ddim", few_step.num_inference_steps, few_step.guidance_scale, dtype=torch.float32
+    ).draw(prompts)
+    ordinary = Drawer(
+        StableDiffusionPipeline.from_pretrained(MINI, local_files_only=True),
+        info.default_sampler,
+        info.default_num_inference_steps,
+        info.default_guidance_scale,
+        dtype=torch.float32,
+    ).draw(prompts)
+    # As many steps of the same model without its adapter, and without guidance, for comparison.
+    bare = StableDiffusionPipeline.from_pretrained(MINI, local_files_only=True)
+    coarse = Drawer(bare, "ddim", few_step.num_inference_steps, 1.0, dtype=torch.float32).draw(prompts)
+    near, far = psnr_db(quick, ordinary), psnr_db(coarse, ordinary)
+    assert (near > far).all()
+    assert near.mean() >= max(26, far.mean() + 2)
+    assert sharpness(quick) >= 0.9 * sharpness(ordinary)

@@ -9,11 +9,18 @@ from weights.recipe.parallel import Plan
 
 
 def training_parser(
-    description: str | None, *, steps: int, batch: int, lr: float, cooldown_from: int | None = None
+    description: str | None,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    cooldown_from: int | None = None,
+    needs_data: bool = True,
 ) -> argparse.ArgumentParser:
     """A parser with the flags of `plan_of`; the stage gives the defaults and adds flags of its own."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", type=Path, required=True)
+    if needs_data:
+        parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--cooldown-from", type=int, default=cooldown_from)

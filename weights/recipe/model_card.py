@@ -13,7 +13,7 @@ from typing import Any, Final
 from safetensors import safe_open
 
 from weights import registry
-from weights.recipe import perception_card
+from weights.recipe import few_step_card, perception_card
 from weights.recipe.filters import FILTERS
 from weights.recipe.parallel import Plan
 from weights.recipe.scenes import HELD_OUT_SEED
@@ -139,6 +139,7 @@ def render(model: Path, report: dict[str, Any], facts: dict[str, dict[str, float
         psnr_pictures=report["vae_psnr_db"]["pictures"],
         psnr_plain=report["vae_psnr_db"]["without_style"],
         grid=grid,
+        few_step=few_step_card.section(model / few_step_card.PART, NAMES),
         perception=perception_card.section(model / perception_card.PART),
         **report["settings"],
     )

@@ -22,6 +22,9 @@ from tqdm import tqdm
 from weights.recipe import checkpoint
 from weights.recipe.optim import Optimizer, Slot, learning_rate, uses_muon
 
+# A process that died must not be waited for without end; one that is only stopped for a while must.
+_BARRIER_TIMEOUT_S = 7_200.0
+
 KINDS = ("value", "average", "momentum", "second_moment")
 
 
@@ -100,7 +103,7 @@ def train(task: Task, plan: Plan) -> None:
     shared = Shared(sum(p.numel() for p in model.parameters()), plan.processes, plan.device)
     first = _restore(plan.out, model, shared)
     context = mp.get_context("spawn")
-    barrier = context.Barrier(plan.processes, timeout=900)
+    barrier = context.Barrier(plan.processes, timeout=_BARRIER_TIMEOUT_S)
     others = [
         context.Process(target=_work, args=(task, plan, shared, barrier, rank, first), daemon=True)
         for rank in range(1, plan.processes)
