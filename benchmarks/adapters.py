@@ -125,7 +125,10 @@ class PeftSide:
         dtype = next(rows.unet.parameters()).dtype
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._model = get_peft_model(copy.deepcopy(rows.unet), config, adapter_name="a0")
+            unet = copy.deepcopy(rows.unet)
+            # PEFT reaches its layers through hooks, which the short way leaves out.
+            vars(unet).pop("forward", None)
+            self._model = get_peft_model(unet, config, adapter_name="a0")
             for index in range(1, num):
                 self._model.add_adapter(f"a{index}", config)
         self._model.to(dtype).eval().requires_grad_(False)

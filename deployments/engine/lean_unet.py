@@ -56,7 +56,7 @@ def as_published(unet: Any) -> Iterator[None]:
 
 
 class LeanForward:
-    """``UNet2DConditionModel.forward`` for the arguments that the engine gives."""
+    """``UNet2DConditionModel.forward``; the short way is for the arguments that the engine gives."""
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self._unet = unet
@@ -71,15 +71,28 @@ class LeanForward:
         down_block_additional_residuals: Sequence[Tensor] | None = None,
         mid_block_additional_residual: Tensor | None = None,
         stream: Residuals | None = None,
-        return_dict: bool = False,
-    ) -> tuple[Tensor]:
+        return_dict: bool = True,
+        **others: Any,
+    ) -> Any:
         """The model's output ``[rows, channels, h, w]`` for latents of that shape.
 
         ``timestep`` is ``[rows]``, ``encoder_hidden_states`` ``[rows, tokens, width]``. ``stream`` are
         residuals for the places that ``ResidualPorts`` describes. Raises ValueError if they do not fit.
+        Any other argument, or no ``return_dict=False``, is answered by diffusers' own forward.
         """
-        assert not return_dict, "the engine asks for a tuple"
         unet, context = self._unet, encoder_hidden_states
+        if return_dict or any(other is not None for other in others.values()):
+            return type(unet).forward(
+                unet,
+                sample,
+                timestep,
+                context,
+                added_cond_kwargs=added_cond_kwargs,
+                down_block_additional_residuals=down_block_additional_residuals,
+                mid_block_additional_residual=mid_block_additional_residual,
+                return_dict=return_dict,
+                **others,
+            )
         embedding = self._embedding(sample, timestep, context, added_cond_kwargs)
         add = _Stream(stream)
         hidden = unet.conv_in(sample)

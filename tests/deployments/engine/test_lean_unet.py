@@ -155,6 +155,18 @@ def test_hooks_of_modules_act_as_published_alone() -> None:
     assert len(calls) == 1
 
 
+def test_other_arguments_are_diffusers_own() -> None:
+    unet = built(SD1)
+    given = inputs(unet, 16, 16)
+    mask = torch.tensor([[1.0] * 3 + [0.0] * 2] * ROWS)
+    plain, masked = unet(**given)[0], unet(**given, encoder_attention_mask=mask)[0]
+    assert make_lean(unet)
+    none = {"cross_attention_kwargs": None, "timestep_cond": None}
+    torch.testing.assert_close(unet(**given, **none)[0], plain, rtol=1e-4, atol=1e-5)
+    assert torch.equal(unet(**given, encoder_attention_mask=mask)[0], masked)
+    assert torch.equal(unet(**{**given, "return_dict": True}).sample, plain)
+
+
 def test_packed_layers_predict_the_same_with_and_without_adapters() -> None:
     """An adapter on every layer, as bfloat16 with packed weights adds it and as float32 does."""
     factors = random_factors(small_unet(), 4, 0, EVERYTHING, size=0.3)
