@@ -12,6 +12,7 @@ from deployments.engine.work import Work
 
 # Arrivals count for a minute or so.
 _DECAY_S = 60.0
+_LEAST_SPAN_S = 10.0
 _NUM_EXAMPLES = 64
 _FEW = 5
 # Of so many moments that were like this one in so many gaps before them, so many gaps after them.
@@ -22,7 +23,10 @@ _MAX_EXPECTED = 16
 
 
 class Rate:
-    """An amount per second, as a decayed average; what was counted before the first second counts for one."""
+    """An amount per second, as a decayed average; what comes in the first seconds counts for ten.
+
+    A burst into an idle engine is no rate: it would be counted as work and as more to come.
+    """
 
     def __init__(self) -> None:
         self._sum = 0.0
@@ -38,7 +42,7 @@ class Rate:
     def per_s(self, now: float) -> float:
         if self._first_at is None:
             return 0.0
-        span_s = max(_DECAY_S * (1 - math.exp(-(now - self._first_at) / _DECAY_S)), 1.0)
+        span_s = max(_DECAY_S * (1 - math.exp(-(now - self._first_at) / _DECAY_S)), _LEAST_SPAN_S)
         return self._sum * self._decay(now) / span_s
 
     def _decay(self, now: float) -> float:
