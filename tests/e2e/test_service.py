@@ -79,6 +79,20 @@ def test_the_training_that_the_readme_starts_can_be_canceled(client: httpx.Clien
         assert "event: canceled" in list(response.iter_lines())
 
 
+def test_what_leaves_all_open_is_drawn_in_four_steps_and_looks_like_twenty(client: httpx.Client) -> None:
+    body = {"prompt": PROMPT, "seed": 11}
+    few, many = (
+        client.post(ROUTE, json=asked).raise_for_status().json()
+        for asked in (body, {**body, "few_step": False})
+    )
+    told = [
+        (each["parameters"]["few_step"], each["parameters"]["num_inference_steps"]) for each in (few, many)
+    ]
+    assert told == [(True, 4), (False, 20)]
+    first, second = (picture(base64.b64decode(one["images"][0]["b64_json"])) for one in (few, many))
+    assert difference(first, second) < 12
+
+
 def test_the_same_seed_draws_the_same_picture_in_company_as_alone(client: httpx.Client) -> None:
     body = {"prompt": PROMPT, "seed": 11, "num_inference_steps": 6}
     alone = client.post(ROUTE, json=body).raise_for_status().json()
