@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def tflop_of(subject: Subject, rows: int) -> float:
     """Of one call, counted and not estimated: a multiplication and an addition are two."""
     with FlopCounterMode(display=False) as counter:
         subject.unet(**subject.inputs(rows))
-    return counter.get_total_flops() / 1e12
+    return float(counter.get_total_flops()) / 1e12
 
 
 def matmul_tflops(subject: Subject, side: int) -> float:
@@ -130,6 +131,11 @@ def graphed(subject: Subject, unet: Any, given: dict[str, Any]) -> Call:
     return replay
 
 
+def _first(call: Any, given: dict[str, Any]) -> Tensor:
+    output: Tensor = call(**given)[0]
+    return output
+
+
 def calls_of(subject: Subject, names: Sequence[str], rows: int) -> Iterator[tuple[str, Call]]:
     """The sides by name. Each has modules of its own over the same weights."""
     given = subject.inputs(rows)
@@ -138,13 +144,12 @@ def calls_of(subject: Subject, names: Sequence[str], rows: int) -> Iterator[tupl
         if name.startswith("limner") and not make_lean(unet):
             continue
         if name.endswith("compiled"):
-            compiled = torch.compile(unet.forward, dynamic=False)
-            yield name, lambda call=compiled: call(**given)[0]
+            yield name, partial(_first, torch.compile(unet.forward, dynamic=False), given)
         elif name.endswith("graphs"):
             if subject.device.type == "cuda":
                 yield name, graphed(subject, unet, given)
         else:
-            yield name, lambda call=unet: call(**given)[0]
+            yield name, partial(_first, unet, given)
 
 
 def table(

@@ -10,9 +10,9 @@ from itertools import pairwise
 from core.types import Priority
 from deployments.engine.work import Work
 
-# Arrivals count for a minute or so.
+# Arrivals count for a minute or so; the first ones, where asked, for ten seconds.
 _DECAY_S = 60.0
-_LEAST_SPAN_S = 10.0
+_STEADY_S = 10.0
 _NUM_EXAMPLES = 64
 _FEW = 5
 # Of so many moments that were like this one in so many gaps before them, so many gaps after them.
@@ -23,10 +23,7 @@ _MAX_EXPECTED = 16
 
 
 class Rate:
-    """An amount per second, as a decayed average; what comes in the first seconds counts for ten.
-
-    A burst into an idle engine is no rate: it would be counted as work and as more to come.
-    """
+    """An amount per second, as a decayed average; what was counted before the first second counts for one."""
 
     def __init__(self) -> None:
         self._sum = 0.0
@@ -39,10 +36,10 @@ class Rate:
         self._sum = self._sum * self._decay(now) + amount
         self._last_at = now
 
-    def per_s(self, now: float) -> float:
+    def per_s(self, now: float, least_span_s: float = 1.0) -> float:
         if self._first_at is None:
             return 0.0
-        span_s = max(_DECAY_S * (1 - math.exp(-(now - self._first_at) / _DECAY_S)), _LEAST_SPAN_S)
+        span_s = max(_DECAY_S * (1 - math.exp(-(now - self._first_at) / _DECAY_S)), least_span_s)
         return self._sum * self._decay(now) / span_s
 
     def _decay(self, now: float) -> float:
@@ -67,6 +64,13 @@ class Arrivals:
         """Seconds of device time that arrive per second, of one class or both."""
         rates = self._load.values() if priority is None else [self._load[priority]]
         return sum(rate.per_s(now) for rate in rates)
+
+    def steady_load(self, now: float) -> float:
+        """The same where a first burst is no rate, but counts for ten seconds.
+
+        Who counts the work that waits as well would count the burst twice.
+        """
+        return sum(rate.per_s(now, _STEADY_S) for rate in self._load.values())
 
     def expected(self, now: float) -> Iterator[Work]:
         """The requests to come, soonest first: those of late once more, evenly spaced.

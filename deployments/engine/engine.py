@@ -206,7 +206,7 @@ class Engine:
                 num_handed_back=num_ended[HandedBack],
                 prediction_error=timetable.accuracy.median,
                 prediction_error_p90=timetable.accuracy.p90,
-                expected_load=timetable.arrivals.load(self._clock()),
+                expected_load=timetable.arrivals.steady_load(self._clock()),
                 num_resident_adapters=0 if slots is None else len(slots.resident),
                 num_adapter_loads=0 if slots is None else slots.num_loads,
                 num_adapter_hits=0 if slots is None else slots.num_hits,

@@ -63,13 +63,14 @@ def test_the_load_is_learnt_by_class_and_forgotten() -> None:
     assert arrivals.load(900) < 0.001
 
 
-def test_a_first_burst_is_no_rate() -> None:
+def test_a_first_burst_is_no_steady_rate() -> None:
     arrivals = Arrivals()
     for index in range(20):
         arrivals.observe(work(f"r{index}", at=100.0), 100.0)
     # 20 requests of 0.4 s of work.
-    assert arrivals.load(100.0) == pytest.approx(0.8)
-    assert arrivals.load(101.0) < 0.8
+    assert arrivals.load(100.0) == pytest.approx(8.0)
+    assert arrivals.steady_load(100.0) == pytest.approx(0.8)
+    assert arrivals.steady_load(101.0) < 0.8
 
 
 def test_those_of_late_are_expected_again_at_their_pace() -> None:
