@@ -12,7 +12,7 @@ from deployments.engine.work import BatchKey
 # How far one observed step moves the estimate of its own row count, and those of all the others.
 _LEARN = 0.2
 _LEARN_OTHERS = 0.05
-_OUTLIER = 4.0
+_OUTLIER = 3.0
 _GUIDED_ROWS = 2
 # Throughput within these parts of the best is as good as the best.
 _KNEE = 0.03
@@ -143,10 +143,13 @@ class _Curve:
         self._trace()
 
     def drift(self, rows: int, expected: float, ratio: float) -> None:
-        """A step with ``rows`` took ``ratio`` times as long as ``expected``."""
+        """A step with ``rows`` took ``ratio`` times as long as ``expected``.
+
+        Follows the mean, not the typical step: a request takes the sum of its steps, slow ones among them.
+        """
         for known in self._points:
-            self._points[known] *= ratio ** (_LEARN if known == rows else _LEARN_OTHERS)
-        self._points.setdefault(rows, expected * ratio**_LEARN)
+            self._points[known] *= 1 + (ratio - 1) * (_LEARN if known == rows else _LEARN_OTHERS)
+        self._points.setdefault(rows, expected * (1 + (ratio - 1) * _LEARN))
         self._trace()
 
     def at(self, rows: float) -> float:

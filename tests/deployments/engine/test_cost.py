@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 
 from deployments.engine.cost import CostModel
@@ -48,6 +50,17 @@ def test_learns_a_changed_speed_within_a_few_steps() -> None:
         cost.observe(KEY, 4, 2 * 77.0)
     assert cost.step_ms(KEY, 4) == pytest.approx(154, rel=0.02)
     assert cost.step_ms(KEY, 8) > 1.1 * 137
+
+
+def test_the_estimate_is_the_mean_of_uneven_steps() -> None:
+    """Every fourth step takes three times as long: a request takes their sum."""
+    cost = CostModel()
+    cost.calibrate(KEY, 4, 60.0)
+    estimates = []
+    for index in range(400):
+        cost.observe(KEY, 4, 120.0 if index % 4 == 0 else 40.0)
+        estimates.append(cost.step_ms(KEY, 4))
+    assert statistics.mean(estimates[200:]) == pytest.approx(60.0, rel=0.02)
 
 
 def test_one_outlier_does_not_overturn_the_model() -> None:
