@@ -61,7 +61,7 @@ REQUESTS: dict[str, Example] = {
     },
     "stream": {
         "summary": "Progress and previews while it is being drawn",
-        "value": {"prompt": "a purple monster with three eyes", "stream": True, "preview_every": 5},
+        "value": {"prompt": "a purple monster with three eyes", "stream": True, "preview_every": 1},
     },
 }
 
