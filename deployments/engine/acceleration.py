@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from core.types import CompileMode
 from deployments.engine.graphs import CudaGraphs, Record
 
 # The host's part of a step is about a millisecond.
 _AHEAD_BELOW_MS = 50.0
-
-CompileMode = Literal["off", "default", "max-autotune"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,13 @@ class Acceleration:
     ahead_below_ms: float = 0.0
 
     @classmethod
-    def of(cls, device: torch.device | str, compile: CompileMode = "off") -> Acceleration:
+    def of(
+        cls, device: torch.device | str, *, graphs: bool = True, compile: CompileMode = "off"
+    ) -> Acceleration:
         """What is right for ``device``: on a CPU nothing, where calls are long and waiting costs none."""
         if torch.device(device).type != "cuda":
             return PLAIN
-        return cls(CudaGraphs(), compile, _AHEAD_BELOW_MS)
+        return cls(CudaGraphs() if graphs else None, compile, _AHEAD_BELOW_MS)
 
     def compiled(self, forward: Callable[..., Any]) -> Callable[..., Any] | None:
         """``forward`` compiled, at its first call for each shape; None where it should not be.

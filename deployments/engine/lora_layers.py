@@ -214,16 +214,17 @@ _CARRIERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: LoraConv2d,
     PackedConv2d: LoraPackedConv2d,
 }
+# A layer that another network over the same weights has switched is one already.
+_KNOWN = {*_CARRIERS, *_CARRIERS.values()}
 
 
 def is_target(layer: nn.Module) -> bool:
     """Whether a layer can carry factors."""
-    if type(layer) in (nn.Conv2d, PackedConv2d):
-        assert isinstance(layer, nn.Conv2d)
+    if isinstance(layer, nn.Conv2d) and type(layer) in _KNOWN:
         pointwise = layer.kernel_size == (1, 1)
         plain = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         return plain and (not pointwise or layer.padding == (0, 0))
-    return type(layer) in _CARRIERS
+    return type(layer) in _KNOWN
 
 
 def switch(layer: nn.Module, num_slots: int, max_rank: int, gate: Gate) -> LayerSlots:
@@ -232,7 +233,6 @@ def switch(layer: nn.Module, num_slots: int, max_rank: int, gate: Gate) -> Layer
     slots = LayerSlots(layer, num_slots, max_rank, gate)
     # Not an attribute that ``nn.Module`` would look at: the slots are no part of the model's state.
     layer.__dict__["lora"] = slots
-    # A layer that another network of the same UNet has switched is one already.
     layer.__class__ = _CARRIERS.get(type(layer), type(layer))  # type: ignore[assignment]
     return slots
 

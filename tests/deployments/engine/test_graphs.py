@@ -7,12 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from deployments.engine.acceleration import Acceleration
 from deployments.engine.engine import Engine
-from deployments.engine.graphs import buckets
+from deployments.engine.graphs import GraphedCalls, buckets
+from deployments.engine.lean_unet import make_lean
+from deployments.engine.lora import LoraSlots
+from deployments.engine.network import native_key
+from deployments.engine.probe import probe
 from deployments.engine.request import AdapterInput, noise_for
 from tests.deployments.engine.lora_scenes import random_factors
 from tests.deployments.engine.scenes import (
@@ -27,6 +32,7 @@ from tests.deployments.engine.scenes import (
 )
 from tests.fakes import TinyUNet
 
+CPU = torch.device("cpu")
 UNET = small_unet()
 FACTORS = {
     "narrow": random_factors(UNET, 3, seed=1),
@@ -112,19 +118,21 @@ def test_adapters_come_and_go_and_pictures_stay_the_same() -> None:
 
 
 def test_warm_up_records_every_bucket_with_adapters_and_without() -> None:
-    own, tape = recorded()
+    own, tape = recorded(max_rows=4)
     own.warm_up()
-    assert sorted(tape.num_rows) == sorted(2 * buckets(8))
+    assert sorted(tape.num_rows) == sorted(2 * buckets(4))
     before = tape.num_played
-    native = request("r", prompt_embeds=noise_for(1, (77, CONTEXT_DIM)), guidance_scale=1.0)
+    native = request(
+        "r", prompt_embeds=noise_for(1, (77, CONTEXT_DIM)), negative_embeds=None, guidance_scale=1
+    )
     assert_same(drawn(own, [native]), drawn(engine(small_unet()), [native]))
     assert tape.num_played == before + 4
 
 
 def test_recordings_of_warm_up_serve_adapters_that_come_later() -> None:
-    own, _ = recorded(max_rows=12)
+    own, _ = recorded(max_rows=4)
     own.warm_up()
-    assert_same(drawn(own, *ADAPTED), drawn(engine(small_unet(), adapter_slots=4, max_rows=12), *ADAPTED))
+    assert_same(drawn(own, *ADAPTED), drawn(engine(small_unet(), adapter_slots=4, max_rows=4), *ADAPTED))
 
 
 def test_the_models_own_adapter_acts_in_the_rows_that_want_it() -> None:
@@ -159,6 +167,63 @@ def test_rows_that_are_gone_are_not_read_again() -> None:
     gc.collect()
     other = [wanted("b", 2, "wide")]
     assert_same(drawn(own, other), drawn(engine(small_unet(), adapter_slots=4), other))
+
+
+def test_the_compiled_way_is_taken_for_what_is_prepared_alone() -> None:
+    unet, taken = small_unet(), []
+
+    def way(name: str) -> Any:
+        def call(sample: Tensor, timestep: Tensor, context: Tensor, added: Any) -> Tensor:
+            taken.append(name)
+            output: Tensor = unet(sample, timestep, context, return_dict=False)[0]
+            return output
+
+        return call
+
+    calls = GraphedCalls(way("plain"), Tape(), 4, fast=way("compiled"))
+    for rows, prepared in ((4, True), (2, False)):
+        sample, timestep, layout = probe(native_key(unet.config), 4, rows, torch.float32, CPU)
+        with torch.inference_mode():
+            if prepared:
+                calls.prepare(sample, layout, None)
+            for _ in range(12):
+                calls(sample, timestep, layout, None)
+    assert set(taken[:1]) == {"compiled"}
+    assert set(taken[1:]) == {"plain"}
+    assert calls.num_recordings == 2
+
+
+def test_what_cannot_be_compiled_is_recorded_as_it_is() -> None:
+    def broken(*_: Any) -> Tensor:
+        raise RuntimeError("no C compiler")
+
+    unet = small_unet()
+    sample, timestep, layout = probe(native_key(unet.config), 4, 2, torch.float32, CPU)
+
+    def plain(sample: Tensor, timestep: Tensor, context: Tensor, added: Any) -> Tensor:
+        output: Tensor = unet(sample, timestep, context, return_dict=False)[0]
+        return output
+
+    tape = Tape()
+    calls = GraphedCalls(plain, tape, 4, fast=broken)
+    with torch.inference_mode():
+        calls.prepare(sample, layout, None)
+        got = calls(sample, timestep, layout, None)
+    assert tape.num_played == 1
+    assert torch.allclose(got, plain(sample, timestep, layout.context, None), atol=1e-5)
+
+
+def test_the_compiler_sees_the_whole_call_with_adapters_in_it() -> None:
+    unet = small_unet()
+    assert make_lean(unet)
+    slots = LoraSlots(unet, 2, steady_rows=4)
+    compiled = torch.compile(unet.forward, fullgraph=True, backend="eager")
+    with torch.inference_mode():
+        for rows in (4, 3):
+            sample, timestep, layout = probe(native_key(unet.config), 4, rows, torch.float32, CPU)
+            given = (torch.randn_like(sample), timestep, layout.context)
+            with slots.acting(slots.rows([[("narrow", 1.0)]] * rows, FACTORS)):
+                assert torch.equal(compiled(*given, return_dict=False)[0], unet(*given, return_dict=False)[0])
 
 
 @pytest.mark.parametrize("max_rows", [2, 5, 16, 64])
