@@ -22,6 +22,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import gpu_engine
 from deployments.engine.lean_unet import make_lean
 from deployments.engine.lora import LoraSlots
 
@@ -197,6 +198,21 @@ def adapters_cost(subject: Subject, rows: int) -> float:
     return adapted_ms / plain_ms - 1
 
 
+def engine_table(subject: Subject, chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """The engine with as many guided requests as make the rows asked for, by each of its ways."""
+    all_requests = sorted({max(rows // 2, 1) for rows in chosen.rows})
+    ways = (
+        chosen.ways if subject.device.type == "cuda" else [way for way in chosen.ways if "graphs" not in way]
+    )
+    told = []
+    for line in gpu_engine.lines(
+        subject.unet, subject.device, subject.dtype, ways, all_requests, chosen.repeats
+    ):
+        print(json.dumps(line), flush=True)
+        told.append(line)
+    return told
+
+
 def decode_ms(family: str, subject: Subject, size: int) -> float:
     """One picture of ``size`` latents through the family's autoencoder."""
     config = json.loads((FAMILIES / family / "vae" / "config.json").read_text())
@@ -212,6 +228,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--family", choices=["sd15", "sdxl"], default="sd15")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--ways", nargs="+", choices=gpu_engine.WAYS, default=list(gpu_engine.WAYS))
     parser.add_argument("--dtype", choices=["float16", "bfloat16"], default="float16")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--toy", action="store_true", help="a tiny UNet on the CPU, to try the program")
@@ -234,6 +251,7 @@ def main() -> None:
             "torch": torch.__version__,
             "matmul_tflops": round(peak, 1),
             "lines": table(subject, chosen.sides, chosen.rows, peak),
+            "engine": engine_table(subject, chosen),
             "decode_ms": round(decode_ms(chosen.family, subject, size), 2),
             "adapters_cost": round(adapters_cost(subject, min(max(chosen.rows), 16)), 3),
         }

@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from core.scaling import QueueScaling, WorkScaling
+from core.types import CompileMode
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 EMBEDDED_FAMILY = "mini"
@@ -63,6 +64,10 @@ class DenoiserSettings(_Frozen):
     device at a time, ``adapter_cache_bytes`` of them in the host's memory. A replica that is stopped hands
     back at once what will not be done within ``drain_timeout_s``; a spot node has to leave it that time and
     ten seconds more.
+
+    On a GPU ``cuda_graphs`` records UNet calls at start and plays them back; ``compile`` has torch.compile
+    make what is recorded, which takes minutes at the first start of a model on a kind of GPU, and a C
+    compiler.
     """
 
     precision: Precision = "auto"
@@ -75,6 +80,14 @@ class DenoiserSettings(_Frozen):
     drain_timeout_s: float = Field(5.0, gt=0)
     adapter_slots: int = Field(32, ge=4)
     adapter_cache_bytes: int = Field(2_000_000_000, ge=1_000_000)
+    cuda_graphs: bool = True
+    compile: CompileMode = "off"
+
+    @model_validator(mode="after")
+    def _compiled_calls_are_recorded(self) -> Self:
+        if self.compile != "off" and not self.cuda_graphs:
+            raise ValueError("compile needs cuda_graphs: what is compiled is what is recorded")
+        return self
 
 
 class PipelineSettings(_Frozen):

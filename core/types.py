@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
+
+# How torch.compile is asked to go about it.
+CompileMode = Literal["off", "default", "max-autotune"]
 
 
 class SamplerName(StrEnum):

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ray import serve
 from ray._private.worker import global_worker
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from deployments.engine.branch import Branch
     from deployments.engine.engine import Engine
     from deployments.engine.request import DenoiseEvent, DenoiseRequest
+    from deployments.pipeline.adapter_cache import BlobsAtNeed
 
 _LOG = logger(__name__)
 
@@ -71,12 +72,13 @@ class Denoiser:
 
         configure()
         began = time.monotonic()
-        self._engine, dtype = _load_engine(model_id, settings, "cuda" if use_gpu else "cpu", inpainting)
         blobs = BlobsAtNeed(store.blobs_url)
+        self._engine, dtype = _load_engine(
+            model_id, settings, "cuda" if use_gpu else "cpu", inpainting, blobs
+        )
         self._adapters = AdapterCache(blobs, settings.adapter_cache_bytes, unet_factors)
         streaming = partial(stream_with_adapters, self._engine, self._adapters)
         self._denoise = steps_traced(tracing_of(tracing), streaming)
-        self._engine.warm_up()
         self._thread = EngineThread(self._engine)
         self._thread.start()
         self._drain_timeout_s = settings.drain_timeout_s
@@ -157,14 +159,18 @@ class Denoiser:
 
 
 def _load_engine(
-    model_id: str, settings: DenoiserSettings, device: str, inpainting: bool
+    model_id: str, settings: DenoiserSettings, device: str, inpainting: bool, blobs: BlobsAtNeed
 ) -> tuple[Engine, torch.dtype]:
-    """The engine of ``model_id`` with its branches, cold, and the precision of its UNet."""
+    """The engine of ``model_id`` with its branches, warm, and the precision of its UNet."""
+    import torch
+
+    from deployments.engine.acceleration import Acceleration
     from deployments.engine.cost import CostModel
     from deployments.engine.engine import Engine
     from deployments.engine.preview import PreviewMap
     from deployments.engine.samplers import NoiseSchedule
     from deployments.engine.unet import fast_branch, load_fast_unet
+    from deployments.pipeline.compiled_code import CompiledCode
     from deployments.pipeline.networks import load_branches, load_inpainting_unet
     from weights import registry
 
@@ -191,7 +197,16 @@ def _load_engine(
         preview=None if preview is None else PreviewMap.from_mapping(preview),
         adapter_slots=settings.adapter_slots,
         few_step=None if inpainting else registry.load_few_step(model_id),
+        acceleration=Acceleration.of(device, graphs=settings.cuda_graphs, compile=settings.compile),
     )
+    if device == "cpu" or settings.compile == "off":
+        engine.warm_up()
+    else:
+        options = {"mode": settings.compile, "dtype": dtype, "max_rows": settings.max_rows}
+        code = CompiledCode(blobs, cast("Any", unet).config, torch.device(device), options)
+        code.load()
+        engine.warm_up()
+        code.save()
     return engine, dtype
 
 

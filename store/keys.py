@@ -32,6 +32,11 @@ def _id(value: str) -> str:
     return value
 
 
+def compiled_file(name: str) -> str:
+    """What torch.compile made, for what ``name`` says."""
+    return f"compiled/{_id(name)}"
+
+
 def adapter_folder(adapter_id: str) -> str:
     """Everything that is kept of an adapter."""
     return f"adapters/{_id(adapter_id)}"

@@ -16,6 +16,7 @@ from torch import Tensor
 from deployments.engine.branch import Branch, Residuals
 from deployments.engine.lora import LoraFactors
 from deployments.engine.request import FEW_STEP, DenoiseRequest
+from deployments.engine.transfer import place
 
 _NO_FACTORS: Mapping[str, LoraFactors] = MappingProxyType({})
 
@@ -61,11 +62,11 @@ class Layout:
             member.append(index)
             context.append(request.prompt_embeds)
             added.append(request.added_conditions)
-        self.member = torch.tensor(member, device=device)
-        self.chosen = torch.tensor([index for index, *_ in rows], device=device)
-        self.cond = torch.tensor(cond, device=device)
-        self.uncond = torch.tensor(uncond, device=device) if any(each.guided for each in rows) else None
-        self.context = torch.stack(context).to(device, dtype)
+        self.member = place(torch.tensor(member), device)
+        self.chosen = place(torch.tensor([index for index, *_ in rows]), device)
+        self.cond = place(torch.tensor(cond), device)
+        self.uncond = place(torch.tensor(uncond), device) if any(each.guided for each in rows) else None
+        self.context = place(torch.stack(context), device, dtype)
         self.added = _stacked_conditions(added, dtype, device)
         extra = [channels for index in member if (channels := requests[index].extra_channels) is not None]
         self.extra = _stacked_maps(extra, dtype, device) if extra else None
@@ -134,12 +135,12 @@ def branch_calls(
         calls.append(
             BranchCall(
                 name,
-                None if len(places) == num_rows else torch.tensor(places, device=device),
+                None if len(places) == num_rows else place(torch.tensor(places), device),
                 num_rows,
-                torch.stack([row.text for row in group]).to(device, dtype),
+                place(torch.stack([row.text for row in group]), device, dtype),
                 _stacked_maps([row.conditioning for row in group], dtype, device),
                 _stacked_conditions([row.added for row in group], dtype, device),
-                torch.tensor([row.scale for row in group], device=device, dtype=dtype)[:, None, None, None],
+                place(torch.tensor([row.scale for row in group]), device, dtype)[:, None, None, None],
             )
         )
     return tuple(calls)
@@ -196,9 +197,9 @@ def _unconditional(request: DenoiseRequest) -> Mapping[str, Tensor]:
 def _stacked_conditions(
     rows: Sequence[Mapping[str, Tensor]], dtype: torch.dtype, device: torch.device
 ) -> dict[str, Tensor] | None:
-    stacked = {name: torch.stack([row[name] for row in rows]).to(device, dtype) for name in rows[0]}
+    stacked = {name: place(torch.stack([row[name] for row in rows]), device, dtype) for name in rows[0]}
     return stacked or None
 
 
 def _stacked_maps(maps: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.stack(list(maps)).to(device, dtype, memory_format=torch.channels_last)
+    return place(torch.stack(list(maps)), device, dtype, torch.channels_last)

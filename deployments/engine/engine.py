@@ -5,6 +5,7 @@ Knows how a step goes and what it leads to. Does not know Ray, text, pictures or
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,19 +14,23 @@ from types import MappingProxyType
 import torch
 
 from core.errors import InvalidRequest, LimnerError, ShuttingDown
+from deployments.engine.acceleration import PLAIN, Acceleration
 from deployments.engine.branch import Branch
+from deployments.engine.calibration import calibrate
 from deployments.engine.check import ModelShape, check, check_adapters
 from deployments.engine.cost import CostModel
+from deployments.engine.launched import Launched
 from deployments.engine.ledger import LiveRequest, OnEvent, deliver
 from deployments.engine.lora import LoraFactors
-from deployments.engine.network import Network, UNet, calibrate, native_key
+from deployments.engine.network import Network, UNet, native_key
 from deployments.engine.preview import PreviewMap
 from deployments.engine.report import EngineStats, StepReport
 from deployments.engine.request import Accepted, Cancelled, DenoiseRequest, Done, Failed, HandedBack
-from deployments.engine.roster import Roster, StepResult
+from deployments.engine.roster import Roster
 from deployments.engine.rows import RunningBatch
 from deployments.engine.samplers import NoiseSchedule
 from deployments.engine.trajectory import Trajectory, table_of
+from deployments.engine.transfer import OwnStream
 from deployments.engine.work import BatchKey
 
 _NONE: Mapping[str, LoraFactors] = MappingProxyType({})
@@ -56,10 +61,16 @@ class Engine:
         adapter_slots: int = 0,
         few_step: LoraFactors | None = None,
         preview: PreviewMap | None = None,
+        acceleration: Acceleration = PLAIN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._network, self._schedule = Network(unet, branches, adapter_slots, few_step), schedule
+        self._network = Network(unet, branches, adapter_slots, few_step, max_rows, acceleration)
+        self._schedule = schedule
         self._dtype, self._device = dtype, torch.device(device)
+        self._stream = OwnStream(self._device, urgent=True)
+        # A step that the device was given and that was not waited for yet; of the stepping thread.
+        self._ahead: Launched | None = None
+        self._ahead_below_ms, self._settled_at = acceleration.ahead_below_ms, -math.inf
         self._max_rows = max_rows
         self._preview, self._clock = preview, clock
         # Only the stepping thread touches the batches; the lock guards everything below them.
@@ -133,31 +144,25 @@ class Engine:
             return len(self._roster) > 0
 
     def step(self) -> StepReport:
-        """Schedule, denoise, advance, collect: one step of one batch. Delivers the events it causes."""
+        """Schedule, denoise, advance, collect: one step of one batch. Delivers the events it causes.
+
+        Where the device runs ahead it is given the step, and what is collected is the one before.
+        """
         began = self._clock()
-        with self._changed:
+        with self._stream(), self._changed:
             num_gone = self._depart(began)
             chosen = self._roster.choose(began)
             outbox = self._roster.ledger.take_outbox()
         deliver(outbox)
-        if not chosen:
-            return StepReport(num_ended=num_gone)
-        with torch.inference_mode():
-            batch = self._batch(chosen)
-            num_rows = batch.num_rows
-            num_cost_rows = self._roster.num_cost_rows(chosen)
-            faults = batch.step()
-        results = [self._result(batch, live, faults.get(live.trajectory)) for live in chosen]
-        with self._changed:
-            num_ended = self._roster.collect(results, began, self._clock())
-            if num_ended:
-                self._let_go()
-            report = StepReport(num_rows, len(chosen), num_gone + num_ended, self._clock() - began)
-            self._account(report)
-            if not faults:
-                self._cost.observe(chosen[0].work.key, num_cost_rows, report.duration_s * 1_000)
-            outbox = self._roster.ledger.take_outbox()
-        deliver(outbox)
+        with self._stream():
+            due = [] if self._ahead is None else [self._ahead]
+            self._ahead = self._launch(chosen, began) if chosen else None
+            if self._ahead is not None and not self._ahead.runs_ahead:
+                due.append(self._ahead)
+                self._ahead = None
+            report = StepReport(num_advanced=len(chosen), num_ended=num_gone)
+            for launched in due:
+                report = self._settle(launched, num_gone)
         return report
 
     def warm_up(self, keys: Sequence[BatchKey] = ()) -> None:
@@ -165,11 +170,13 @@ class Engine:
 
         To be called before the stepping thread starts.
         """
-        for key in keys or (native_key(self._network.unet.config),):
-            calibrate(self._cost, self._network, key, self._max_rows, self._dtype, self._device)
+        with self._stream():
+            for key in keys or (native_key(self._network.unet.config),):
+                calibrate(self._cost, self._network, key, self._max_rows, self._dtype, self._device)
 
     def fail_all(self, error: LimnerError) -> None:
         """End every request with ``Failed``: for the stepping thread, when the engine itself is at fault."""
+        self._ahead = None
         with self._changed:
             for live in self._roster:
                 self._roster.end(live, Failed(live.request.request_id, error))
@@ -245,16 +252,42 @@ class Engine:
         batch.pack([live.trajectory for live in chosen])
         return batch
 
-    def _result(self, batch: RunningBatch, live: LiveRequest, fault: LimnerError | None) -> StepResult:
-        if fault is not None:
-            return StepResult(live, fault=fault)
-        if live.trajectory.finished:
-            return StepResult(live, latents=batch.latents_of(live.trajectory))
-        every = live.request.preview_every
-        # Previews are a luxury: none while somebody waits for rows.
-        if self._preview is None or not every or live.steps_done % every or self.num_queued:
-            return StepResult(live)
-        return StepResult(live, preview=self._preview.picture(batch.origin_of(live.trajectory)))
+    def _launch(self, chosen: Sequence[LiveRequest], began: float) -> Launched:
+        """Give the device a step of ``chosen``."""
+        num_cost_rows = self._roster.num_cost_rows(chosen)
+        step_ms = self._cost.step_ms(chosen[0].work.key, num_cost_rows)
+        with torch.inference_mode():
+            launched = Launched.of(
+                self._batch(chosen),
+                chosen,
+                num_cost_rows=num_cost_rows,
+                began=began,
+                # Previews are a luxury: none while somebody waits for rows.
+                previews=self._preview is not None and not self.num_queued,
+                runs_ahead=step_ms < self._ahead_below_ms,
+            )
+        with self._changed:
+            self._roster.advance(launched.advanced, still_runs=launched.runs_ahead)
+        return launched
+
+    def _settle(self, launched: Launched, num_gone: int) -> StepReport:
+        """Wait for a step that was launched, and tell of it."""
+        results = launched.results(self._preview)
+        with self._changed:
+            now = self._clock()
+            # The device was busy with the step before until that was settled.
+            began, self._settled_at = max(launched.began, self._settled_at), now
+            num_ended = self._roster.collect(results, launched.began, now)
+            if num_ended:
+                self._let_go()
+            report = StepReport(launched.num_rows, len(launched.chosen), num_gone + num_ended, now - began)
+            self._account(report)
+            if all(result.fault is None for result in results):
+                key = launched.chosen[0].work.key
+                self._cost.observe(key, launched.num_cost_rows, report.duration_s * 1_000)
+            outbox = self._roster.ledger.take_outbox()
+        deliver(outbox)
+        return report
 
     def _account(self, report: StepReport) -> None:
         self._last = report

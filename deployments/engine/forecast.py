@@ -21,7 +21,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class StepInFlight:
-    """The step that is being computed: who is in it, and when it should be over."""
+    """The step that is being computed: who has yet to advance by it, and when it should be over."""
 
     ids: Sequence[str] = ()
     ends_at: float = 0.0
@@ -33,8 +33,6 @@ class StepInFlight:
 
     def finish(self, future: Scheduler, now: float) -> float:
         """Bring ``future``, a copy of the scheduler, to the end of this step; returns that clock time."""
-        if not self.ids:
-            return now
         advance(future, [future[each] for each in self.ids if each in future], 1)
         return max(now, self.ends_at)
 

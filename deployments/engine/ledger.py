@@ -71,6 +71,10 @@ class Ledger:
     def __getitem__(self, request_id: str) -> LiveRequest:
         return self._live[request_id]
 
+    def holds(self, live: LiveRequest) -> bool:
+        """Whether ``live`` has not ended."""
+        return self._live.get(live.request.request_id) is live
+
     def add(self, live: LiveRequest) -> None:
         assert live.request.request_id not in self._live
         self._live[live.request.request_id] = live

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from core.errors import InvalidRequest
 from deployments.engine.lora_layers import Gate, LayerSlots, check_layer, is_target, switch
+from deployments.engine.transfer import place
 
 # A layer's path -> (down [rank, in] or [rank, in, kh, kw], up [out, rank] or [out, rank, 1, 1]), CPU
 # float32, alpha / rank already part of ``up``.
@@ -46,16 +47,25 @@ class LoraRows:
         """Whether any row has an adapter."""
         return bool(self.slots) or self.kept is not None
 
+    @property
+    def width(self) -> int:
+        """Lines per row, those of no adapter among them."""
+        return self.lines.shape[1]
+
 
 class LoraSlots:
     """Room on the device for ``num_slots`` adapters of up to ``max_rank``, beside one for none.
 
     Layers of ``network`` (Linear, Conv2d) are switched in place when an adapter first targets them; from
     then on the buffers of a layer never move. To be made once the network is in its final place and
-    precision. ``rows`` and ``acting`` belong to one thread; the rest may be called from any.
+    precision. ``rows``, ``acting`` and ``gather`` belong to one thread; the rest may be called from any.
+
+    With ``steady_rows`` the factors of up to so many rows are gathered into the same place every time, so
+    that a recorded call finds them there; ``version`` changes when that place does, or when more layers have
+    one.
     """
 
-    def __init__(self, network: nn.Module, num_slots: int, max_rank: int = 64) -> None:
+    def __init__(self, network: nn.Module, num_slots: int, max_rank: int = 64, steady_rows: int = 0) -> None:
         self._targets = {path: layer for path, layer in network.named_modules() if is_target(layer)}
         self.num_slots, self.max_rank = num_slots, max_rank
         self._device = next((each.device for each in network.parameters()), torch.device("cpu"))
@@ -70,7 +80,9 @@ class LoraSlots:
         self._free = list(range(num_slots, _NONE, -1))
         self._live: weakref.WeakSet[LoraRows] = weakref.WeakSet()
         self._gathered: weakref.ref[LoraRows] | None = None
-        self.num_loads = self.num_hits = 0
+        self._steady_rows, self._num_lines = steady_rows, steady_rows * _WIDTHS[1]
+        self._steady_kept: Tensor | None = None
+        self.version = self.num_loads = self.num_hits = 0
 
     def check(self, factors: LoraFactors) -> None:
         """Raise InvalidRequest (field ``adapters``) naming the first layer that does not fit the network."""
@@ -128,13 +140,22 @@ class LoraSlots:
         if not rows:
             yield
             return
-        if self._gathered is None or self._gathered() is not rows:
-            self._gather(rows)
+        self.gather(rows)
         self._gate.open = True
         try:
             yield
         finally:
             self._gate.open = False
+
+    def gather(self, rows: LoraRows) -> None:
+        """Have the factors of ``rows`` where calls of the network look for them."""
+        if self._gathered is None or self._gathered() is not rows:
+            with torch.inference_mode(False), torch.no_grad():
+                if self._steady_rows:
+                    self._gather_steadily(rows)
+                else:
+                    self._gather(rows)
+            self._gathered = weakref.ref(rows, self._release)
 
     def fits(self, adapter_ids: Collection[str]) -> bool:
         """Whether these adapters can be in slots together, beside those of all living rows."""
@@ -175,7 +196,12 @@ class LoraSlots:
                 if path not in factors:
                     layer.clear(slot)
             for path, (down, up) in factors.items():
-                self._layer(path).fill(slot, down, up)
+                layer = self._layer(path)
+                is_new = not layer.has_slots
+                layer.fill(slot, down, up)
+                if is_new and self._steady_rows:
+                    layer.room(self._num_lines)
+                    self.version += 1
         except BaseException:
             self._free.append(slot)
             raise
@@ -210,25 +236,55 @@ class LoraSlots:
                 start += rank
         slots = frozenset(slot for stack in stacks for slot, _, _ in stack)
         return LoraRows(
-            len(stacks), lines.to(self._device), weights.to(self._device), slots, self._scale(kept)
+            len(stacks),
+            place(lines, self._device),
+            place(weights, self._device),
+            slots,
+            self._scale(kept),
         )
 
     def _scale(self, kept: Sequence[float]) -> Tensor | float | None:
         if not any(kept):
             return None
-        if all(weight == 1 for weight in kept):
+        if not self._steady_rows and all(weight == 1 for weight in kept):
             return 1.0
-        return torch.tensor(kept, device=self._device).view(-1, 1, 1)
+        return place(torch.tensor(kept), self._device).view(-1, 1, 1)
 
     def _gather(self, rows: LoraRows) -> None:
-        with torch.inference_mode(False), torch.no_grad():
+        for layer in self._layers.values():
+            if layer.filled.isdisjoint(rows.slots):
+                layer.release()
+            else:
+                layer.gather(rows.lines, rows.weights)
+            layer.scale = rows.kept if layer.kept is not None else None
+
+    def _gather_steadily(self, rows: LoraRows) -> None:
+        """The same into the place that stays; in every layer that ever had an adapter, or in none."""
+        num_lines = rows.lines.numel()
+        if num_lines > self._num_lines:
+            self._num_lines = num_lines
             for layer in self._layers.values():
-                if layer.filled.isdisjoint(rows.slots):
-                    layer.release()
-                else:
-                    layer.gather(rows.lines, rows.weights)
-                layer.scale = rows.kept if layer.kept is not None else None
-        self._gathered = weakref.ref(rows, self._release)
+                if layer.has_slots:
+                    layer.room(num_lines)
+            self.version += 1
+        scale = self._steady_scale(rows)
+        for layer in self._layers.values():
+            if layer.has_slots and rows.slots:
+                layer.gather(rows.lines, rows.weights)
+            else:
+                layer.release()
+            layer.scale = scale if layer.kept is not None else None
+
+    def _steady_scale(self, rows: LoraRows) -> Tensor | None:
+        if rows.kept is None:
+            return None
+        assert isinstance(rows.kept, Tensor)
+        if self._steady_kept is None or len(self._steady_kept) < rows.num_rows:
+            self._steady_kept = rows.kept.new_zeros(max(rows.num_rows, self._steady_rows), 1, 1)
+            self.version += 1
+        scale = self._steady_kept[: rows.num_rows]
+        scale.copy_(rows.kept)
+        return scale
 
     def _release(self, _: object) -> None:
         """Give the memory of the gathered factors back."""

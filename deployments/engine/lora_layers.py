@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from core.errors import InvalidRequest
 from deployments.engine.cpu_layers import PackedConv2d, PackedLinear
+from deployments.engine.transfer import place
 
 
 class Gate:
@@ -34,6 +35,8 @@ class LayerSlots:
 
     ``kept`` are factors that need no slot, as they lie in the layer, ``down`` ``[rank, in, …]`` and ``up``
     ``[rank, out]``; the rows use them times ``scale``, None while none does.
+
+    Once there is :meth:`room`, what is gathered lies at its beginning, whoever the rows are.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, num_slots: int, max_rank: int, gate: Gate) -> None:
@@ -44,6 +47,7 @@ class LayerSlots:
         self._num_lines = num_slots * max_rank
         # From the first adapter on: most layers of a convolutional network never have one.
         self._downs = self._ups = weight.new_empty(0)
+        self._room: tuple[Tensor, Tensor] | None = None
         self.kept: tuple[Tensor, Tensor] | None = None
         self.scale: Tensor | float | None = None
         self.filled: set[int] = set()
@@ -52,14 +56,25 @@ class LayerSlots:
 
     def fill(self, slot: int, down: Tensor, up: Tensor) -> None:
         """Put factors into a slot, ``down`` ``[rank, …]`` and ``up`` ``[out, rank, …]``."""
-        if not self._downs.numel():
+        if not self.has_slots:
             self._downs = self._weight.new_zeros(self._num_lines, self._line.numel())
             self._ups = self._weight.new_zeros(self._num_lines, len(self._weight))
         self.clear(slot)
-        rank, start = len(down), slot * self.max_rank
-        self._downs[start : start + rank].copy_(down.reshape(rank, -1))
-        self._ups[start : start + rank].copy_(up.reshape(len(up), rank).T)
+        rank, start, device = len(down), slot * self.max_rank, self._weight.device
+        self._downs[start : start + rank].copy_(place(down, device).reshape(rank, -1))
+        self._ups[start : start + rank].copy_(place(up, device).reshape(len(up), rank).T)
         self.filled.add(slot)
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether an adapter has ever been here."""
+        return self._downs.numel() > 0
+
+    def room(self, num_lines: int) -> None:
+        """Gather into memory that stays where it is, enough for ``num_lines`` lines of all rows together."""
+        sizes = self._line.numel(), len(self._weight)
+        down, up = (self._weight.new_zeros(num_lines, size) for size in sizes)
+        self._room = down, up
 
     def clear(self, slot: int) -> None:
         if slot in self.filled:
@@ -78,11 +93,16 @@ class LayerSlots:
     def gather(self, lines: Tensor, weights: Tensor) -> None:
         """Take ``lines`` ``[rows, width]`` of the slots, for as long as these rows are called."""
         rows, width = lines.shape
-        down = self._downs.index_select(0, lines.flatten())
-        up = self._ups.index_select(0, lines.flatten()).view(rows, width, -1)
+        flat = lines.flatten()
+        if self._room is None:
+            down, up = self._downs.index_select(0, flat), self._ups.index_select(0, flat)
+        else:
+            down, up = (each[: len(flat)] for each in self._room)
+            torch.index_select(self._downs, 0, flat, out=down)
+            torch.index_select(self._ups, 0, flat, out=up)
         is_kernel = math.prod(self._line[1:]) > 1
         self.down = down.view(-1, *self._line) if is_kernel else down.view(rows, width, -1)
-        self.up = up.mul_(weights.to(up.dtype)[:, :, None])
+        self.up = up.view(rows, width, -1).mul_(weights.to(up.dtype)[:, :, None])
 
     def release(self) -> None:
         self.down = self.up = self.scale = None
@@ -194,16 +214,17 @@ _CARRIERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: LoraConv2d,
     PackedConv2d: LoraPackedConv2d,
 }
+# A layer that another network over the same weights has switched is one already.
+_KNOWN = {*_CARRIERS, *_CARRIERS.values()}
 
 
 def is_target(layer: nn.Module) -> bool:
     """Whether a layer can carry factors."""
-    if type(layer) in (nn.Conv2d, PackedConv2d):
-        assert isinstance(layer, nn.Conv2d)
+    if isinstance(layer, nn.Conv2d) and type(layer) in _KNOWN:
         pointwise = layer.kernel_size == (1, 1)
         plain = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         return plain and (not pointwise or layer.padding == (0, 0))
-    return type(layer) in _CARRIERS
+    return type(layer) in _KNOWN
 
 
 def switch(layer: nn.Module, num_slots: int, max_rank: int, gate: Gate) -> LayerSlots:
@@ -212,7 +233,6 @@ def switch(layer: nn.Module, num_slots: int, max_rank: int, gate: Gate) -> Layer
     slots = LayerSlots(layer, num_slots, max_rank, gate)
     # Not an attribute that ``nn.Module`` would look at: the slots are no part of the model's state.
     layer.__dict__["lora"] = slots
-    # A layer that another network of the same UNet has switched is one already.
     layer.__class__ = _CARRIERS.get(type(layer), type(layer))  # type: ignore[assignment]
     return slots
 

@@ -35,6 +35,7 @@ class StepResult:
     """What a step left of one request: ``latents`` once it is finished, CPU float32."""
 
     live: LiveRequest
+    steps_done: int
     fault: LimnerError | None = None
     latents: Tensor | None = None
     preview: npt.NDArray[np.uint8] | None = None
@@ -76,6 +77,8 @@ class Roster:
     def dismiss(self, now: float, but_within_s: float) -> None:
         """Those leave at the next step who are not predicted to be done ``but_within_s``."""
         for live in self:
+            if live.trajectory.finished:
+                continue
             stays = self.timetable.remaining_s(live.work, now) < but_within_s
             live.leaving = live.leaving or not stays
 
@@ -84,6 +87,8 @@ class Roster:
         num_before = len(self)
         for live in self:
             request_id = live.request.request_id
+            if live.trajectory.finished:
+                continue  # its last step is under way
             if live.cancelled:
                 self.end(live, Cancelled(request_id))
             elif live.expired(now):
@@ -93,19 +98,29 @@ class Roster:
                 self.end(live, HandedBack(request_id, snapshot))
         return num_before - len(self)
 
+    def advance(self, lives: Iterable[LiveRequest], *, still_runs: bool) -> None:
+        """A step of ``lives`` was given to the device, which is through with it or ``still_runs``."""
+        for live in lives:
+            live.work.advance(1, cost_rows(live.request, live.trajectory.step - 1, self.cost))
+            if live.trajectory.finished:
+                self.timetable.end(live.work)
+        self.timetable.end_step(still_runs=still_runs)
+
     def collect(self, results: Sequence[StepResult], began: float, now: float) -> int:
-        """Turn the results of a step into events; returns how many requests it ended."""
+        """Turn the results of a step into events; returns how many requests it ended.
+
+        Requests that have ended meanwhile are passed over.
+        """
         num_before = len(self)
-        self.timetable.end_step()
         going_on = []
         for result in results:
             live = result.live
+            if not self.ledger.holds(live):
+                continue
             live.started_at = began if live.started_at is None else live.started_at
             if result.fault is not None:
                 self.end(live, Failed(live.request.request_id, result.fault))
-                continue
-            live.work.advance(1, cost_rows(live.request, live.trajectory.step - 1, self.cost))
-            if result.latents is None:
+            elif result.latents is None:
                 going_on.append(result)
             else:
                 self._finish(live, result.latents, live.started_at, now)
@@ -134,9 +149,12 @@ class Roster:
         self.timetable.accuracy.observe(live.predicted_s, now - live.accepted_at)
 
     def _report_progress(self, result: StepResult, now: float) -> None:
-        live, request_id = result.live, result.live.request.request_id
-        if live.request.progress:
+        live, request_id, done = result.live, result.live.request.request_id, result.steps_done
+        # The last step of a device that runs ahead may be under way already.
+        if live.request.progress and not live.trajectory.finished:
             remaining_s = self.timetable.remaining_s(live.work, now)
-            self.ledger.tell(live, Progressed(request_id, live.steps_done, live.num_steps, remaining_s))
+            self.ledger.tell(live, Progressed(request_id, done, live.num_steps, remaining_s))
+        elif live.request.progress:
+            self.ledger.tell(live, Progressed(request_id, done, live.num_steps, 0.0))
         if result.preview is not None:
-            self.ledger.tell(live, Previewed(request_id, live.steps_done, result.preview))
+            self.ledger.tell(live, Previewed(request_id, done, result.preview))

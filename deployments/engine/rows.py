@@ -6,7 +6,8 @@ Knows tensors and sampler tables; does not know users, deadlines, events or the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,27 @@ from core.telemetry import log, logger
 from deployments.engine.conditioning import Layout, MemberRows
 from deployments.engine.network import Network
 from deployments.engine.trajectory import Column, Trajectory
+from deployments.engine.transfer import Fetch, place
 
 _LOG = logger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Stepped:
+    """A step that the device was given: whose call failed, and the latents of which members are finite."""
+
+    failed: Mapping[Trajectory, GenerationFailed]
+    members: tuple[Trajectory, ...] = ()
+    finite: Fetch | None = None
+
+    def faults(self) -> dict[Trajectory, GenerationFailed]:
+        """Everybody who failed; the others are unharmed. Waits for the device."""
+        faults = dict(self.failed)
+        flags = [] if self.finite is None else self.finite.wait().tolist()
+        for member, finite in zip(self.members, flags, strict=True):
+            if not finite:
+                faults[member] = GenerationFailed("the latents are not finite")
+        return faults
 
 
 class RunningBatch:
@@ -50,19 +70,19 @@ class RunningBatch:
         self._layouts = {}
         if not members:
             return
-        state = ([part.to(self._device) for part in member.state] for member in members)
+        state = ([place(part, self._device) for part in member.state] for member in members)
         self.x, self._x_prev, self._m_prev = (torch.stack(parts) for parts in zip(*state, strict=True))
         length = max(len(member.coefficients) for member in members)
         padded = [
             F.pad(member.coefficients, (0, 0, 0, length - len(member.coefficients))) for member in members
         ]
-        self._table = torch.stack(padded).to(self._device)
-        self._step = torch.tensor([member.step for member in members], device=self._device)
+        self._table = place(torch.stack(padded), self._device)
+        self._step = place(torch.tensor([member.step for member in members]), self._device)
         self._members = torch.arange(len(members), device=self._device)
         self._masking = _Masking.of(self.members, self._device)
 
-    def step(self) -> dict[Trajectory, GenerationFailed]:
-        """Advance every member by one step; returns those that failed, the others are unharmed.
+    def step(self) -> Stepped:
+        """Advance every member by one step. Does not wait for the device.
 
         When the UNet call raises, each member tries alone, so that only the culprit fails.
         """
@@ -73,13 +93,10 @@ class RunningBatch:
             outputs = self._predict_alone(error, faults)
             self.pack([member for member in self.members if member not in faults])
             if not outputs:
-                return faults
+                return Stepped(faults)
             output = torch.cat(outputs)
         self.advance(output)
-        for member, finite in zip(self.members, self.finite(), strict=True):
-            if not finite:
-                faults[member] = GenerationFailed("the latents are not finite")
-        return faults
+        return Stepped(faults, tuple(self.members), Fetch(self.x.isfinite().flatten(1).all(1)))
 
     def predict(self, members: Sequence[int] | None = None) -> Tensor:
         """Guided model output, float32 ``[members, channels, h, w]``, of all or some of the members."""
@@ -125,24 +142,20 @@ class RunningBatch:
                 faults[member] = GenerationFailed("the model failed on this picture")
         return outputs
 
-    def latents_of(self, member: Trajectory) -> Tensor:
-        """The member's latents, a CPU copy."""
-        return self.x[self.members.index(member)].to("cpu", copy=True)
+    def latents_of(self, member: Trajectory) -> Fetch:
+        """The member's latents."""
+        return Fetch(self.x[self.members.index(member)])
 
-    def origin_of(self, member: Trajectory) -> Tensor:
+    def origin_of(self, member: Trajectory) -> Fetch:
         """The noise-free latents that the member's last step predicted."""
-        return self.origin[self.members.index(member)]
-
-    def finite(self) -> list[bool]:
-        """Which members' latents are all finite. Waits for the device."""
-        return [bool(flag) for flag in self.x.isfinite().flatten(1).all(1).tolist()]
+        return Fetch(self.origin[self.members.index(member)])
 
     def _noise(self) -> Tensor | None:
         drawn = [member.step_noise() for member in self.members]
         if all(noise is None for noise in drawn):
             return None
         zeros = torch.zeros(self.x.shape[1:])
-        return torch.stack([zeros if noise is None else noise for noise in drawn]).to(self._device)
+        return place(torch.stack([zeros if noise is None else noise for noise in drawn]), self._device)
 
     def _rows_of(self, index: int) -> MemberRows:
         request, step = self.members[index].request, self.members[index].step
@@ -173,7 +186,9 @@ class _Masking:
         masks = [torch.ones(1, *shape[1:]) if r.mask is None else r.mask for r in requests]
         sources = [torch.zeros(shape) if r.mask is None or r.source is None else r.source for r in requests]
         noises = [r.noise for r in requests]
-        mask, source, noise = (torch.stack(parts).to(device).float() for parts in (masks, sources, noises))
+        mask, source, noise = (
+            place(torch.stack(parts), device).float() for parts in (masks, sources, noises)
+        )
         return cls(mask, source, noise)
 
     def blend(self, x: Tensor, now: Tensor) -> Tensor:

@@ -42,16 +42,19 @@ class Timetable:
     def begin_step(self, now: float) -> list[Work]:
         """Whom the coming step advances; empty when idle."""
         run = self.scheduler.next_run(now, until=now)
-        self._in_flight = NO_STEP if run is None else StepInFlight.of(run, now)
+        # It begins when the step before it is over.
+        began_at = max(now, self._in_flight.ends_at)
+        self._in_flight = NO_STEP if run is None else StepInFlight.of(run, began_at)
         return [] if run is None else run.batch
 
-    def end_step(self) -> None:
-        """The step is over, and the work in it has advanced."""
-        self._in_flight = NO_STEP
+    def end_step(self, *, still_runs: bool = False) -> None:
+        """The work in the step has advanced. It is over, or ``still_runs`` on the device."""
+        self._in_flight = StepInFlight(ends_at=self._in_flight.ends_at) if still_runs else NO_STEP
 
     def end(self, work: Work) -> None:
-        """Forget a request that ended, however it did."""
-        self.scheduler.remove(work.request_id)
+        """Forget a request that ended, however it did, or that needs no further step."""
+        if work.request_id in self.scheduler:
+            self.scheduler.remove(work.request_id)
 
     def remaining_s(self, work: Work, now: float) -> float:
         """In how many seconds ``work`` should be done."""

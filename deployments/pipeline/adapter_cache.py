@@ -37,7 +37,7 @@ class Reads(Protocol):
 
 
 class BlobsAtNeed:
-    """The store at an fsspec URL, opened by the first read: without adapters it need not be there at all."""
+    """The store at an fsspec URL, opened when it is first needed: without adapters it need not be there."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -45,6 +45,10 @@ class BlobsAtNeed:
     def read(self, key: str) -> bytes:
         """Raises what opening the store raises, and what ``Blobs.read`` does."""
         return self._blobs.read(key)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Raises what opening the store raises, and what ``Blobs.write`` does."""
+        self._blobs.write(key, data)
 
     @cached_property
     def _blobs(self) -> Blobs:

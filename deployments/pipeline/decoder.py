@@ -15,6 +15,7 @@ import torch
 from core.errors import GenerationFailed
 from core.settings import Precision
 from core.telemetry import log, logger
+from deployments.engine.transfer import OwnStream
 from deployments.pipeline.batcher import Batcher
 
 _LOG = logger(__name__)
@@ -57,6 +58,7 @@ class PictureDecoder:
         )
         self._upcast = upcast
         self._layers, self.dtype, duration_s = self._chosen(exact, precision, sample)
+        self._stream = OwnStream(self._device)
         self._pixel_s = duration_s / (sample_size * self.factor) ** 2
         self._batcher: Batcher[torch.Tensor, Pixels] = Batcher(
             self.decode_batch, max_batch, key=lambda latents: tuple(latents.shape), name="decoder"
@@ -73,6 +75,10 @@ class PictureDecoder:
     @torch.inference_mode()
     def decode_batch(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
         """Decode latents of one shape. Raises :class:`GenerationFailed` when one gives no picture."""
+        with self._stream():
+            return self._decoded(latents)
+
+    def _decoded(self, latents: Sequence[torch.Tensor]) -> list[Pixels]:
         began = time.perf_counter()
         at_once = pictures_at_once(latents[0].shape[-2:].numel() * self.factor**2)
         pictures = torch.cat(

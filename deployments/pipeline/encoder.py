@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from deployments.engine.transfer import OwnStream
 from deployments.pipeline.batcher import Batcher
 from deployments.pipeline.decoder import pictures_at_once
 
@@ -30,6 +31,7 @@ class PictureEncoder:
         # The decoder half is not needed here.
         layers = [layer for layer in (vae.encoder, vae.quant_conv) if layer is not None]
         self._layers = torch.nn.Sequential(*layers).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._stream = OwnStream(self._device)
         self._batcher: Batcher[Pixels, torch.Tensor] = Batcher(
             self.encode_batch, max_batch, key=lambda pixels: tuple(pixels.shape), name="encoder"
         )
@@ -41,6 +43,10 @@ class PictureEncoder:
     @torch.inference_mode()
     def encode_batch(self, pictures: Sequence[Pixels]) -> list[torch.Tensor]:
         """Latents, CPU float32, of pictures of one size."""
+        with self._stream():
+            return self._encoded(pictures)
+
+    def _encoded(self, pictures: Sequence[Pixels]) -> list[torch.Tensor]:
         stacked = torch.from_numpy(np.stack(pictures)).to(self._device).permute(0, 3, 1, 2)
         scaled = (stacked.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         at_once = pictures_at_once(scaled.shape[-2:].numel())

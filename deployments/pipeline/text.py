@@ -14,6 +14,7 @@ import torch
 
 from core.errors import InvalidRequest
 from deployments.engine.lora import LoraFactors, LoraSlots
+from deployments.engine.transfer import OwnStream
 from deployments.pipeline.weighting import parse_weights
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class TextReader:
         self._norm = layers.final_layer_norm
         self._num_slots = num_slots
         self.slots = LoraSlots(layers, num_slots)
+        self._stream = OwnStream(text_encoder.device)
         self.context_tokens = int(tokenizer.model_max_length)
         self.max_clip_skip = int(text_encoder.config.num_hidden_layers) - reading.layer
 
@@ -85,6 +87,10 @@ class TextReader:
     def read(self, prompts: Sequence[Prompt], factors: Mapping[str, LoraFactors]) -> list[Encoded]:
         """``prompts`` in their order: one forward for all that are plain and short, whatever their adapters,
         as long as these have slots together. Raises :class:`InvalidRequest`."""
+        with self._stream():
+            return self._read(prompts, factors)
+
+    def _read(self, prompts: Sequence[Prompt], factors: Mapping[str, LoraFactors]) -> list[Encoded]:
         encoded: dict[Prompt, Encoded] = {}
         plain: list[Prompt] = []
         for prompt in dict.fromkeys(prompts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from core.errors import GenerationFailed, QueueFull, ShuttingDown
 from core.types import Priority, SamplerName
+from deployments.engine.acceleration import PLAIN, Acceleration
 from deployments.engine.request import Cancelled, DenoiseRequest, Progressed, TerminalEvent, noise_for
 from tests.deployments.engine.scenes import Listener, alone, engine, psnr_db, request, run, small_unet
 from tests.fakes import TinyUNet, VirtualClock
@@ -73,12 +75,15 @@ class Lives(RuleBasedStateMachine):
     """Every order of submit, step, cancel, time, faults and hand-back."""
 
     submitted = Bundle("submitted")
+    acceleration = PLAIN
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = VirtualClock()
         unet = TinyUNet(clock=self.clock, row_s=0.01)
-        self.engine = engine(unet, clock=self.clock, max_rows=4, max_queued_requests=3)
+        self.engine = engine(
+            unet, clock=self.clock, max_rows=4, max_queued_requests=3, acceleration=self.acceleration
+        )
         self.heard: dict[str, Listener] = {}
         self.promised: set[str] = set()
         self.handed_back = False
@@ -156,5 +161,12 @@ class Lives(RuleBasedStateMachine):
         assert (self.engine.num_running, self.engine.num_queued) == (0, 0)
 
 
-TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
+class LivesAhead(Lives):
+    """The same on a device that is given a step while it computes the one before."""
+
+    acceleration = Acceleration(ahead_below_ms=math.inf)
+
+
+TestLives, TestLivesAhead = Lives.TestCase, LivesAhead.TestCase
+for each in (TestLives, TestLivesAhead):
+    each.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)

@@ -112,7 +112,7 @@ def test_its_cost_is_measured_and_charged() -> None:
     own = distilled(cost=cost)
     before = cost.rows(1, None, few_step=True)
     own.warm_up([native_key(small_unet().config)])
-    assert cost.rows(1, None, few_step=True) not in (before, 1.0)
+    assert cost.rows(1, None, few_step=True) != before
     assert not own.resident_adapters()
     cost.calibrate_few_step(0.5)
     cost.calibrate_adapters(0.25)
