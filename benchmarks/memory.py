@@ -1,4 +1,4 @@
-"""Peak memory of a Denoiser and of a pipeline replica: python -m benchmarks.memory --family sd15.
+"""Peak memory of a Denoiser, a pipeline and Perception: python -m benchmarks.memory --family sd15.
 
 Each is a process of its own that loads a model of full size with random weights, computes one picture's worth
 and says the most memory that it ever had. Needs disk for the weights of one model, no network.
@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.memory_perception import Work, add_perception
 from deployments.engine.work import BatchKey
 from weights import clip_bpe, convert, registry
 
-ROLES = ("process", "denoiser", "pipeline")
+ROLES = ("process", "denoiser", "pipeline", "perception")
 _FAMILIES = {"sd15": convert.SD15, "sdxl": convert.SDXL}
 
 
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = options.folder if kept else Path(tempfile.mkdtemp(prefix="limner-memory-"))
     try:
         model_id = "mini" if options.family == "mini" else f"path:{made(folder, options.family)}"
+        if "perception" in options.roles and options.family != "mini":
+            add_perception(Path(model_id.removeprefix("path:")))
         found = {role: _in_own_process(role, model_id, options) for role in options.roles}
     finally:
         if not kept:
@@ -114,6 +117,10 @@ def _measured(options: argparse.Namespace) -> dict[str, float]:
         )
         loaded_s, loaded = time.perf_counter() - began, _peak_gb()
         _step(unet, native_key(unet.config), options.rows, dtype)
+    elif options.role == "perception":
+        work = Work(options.model)
+        loaded_s, loaded = time.perf_counter() - began, _peak_gb()
+        work.do()
     else:
         import asyncio
 
