@@ -36,6 +36,8 @@ _MAX_RANK = 64
 _ADAPTED = tuple(f".{name}.weight" for name in ("to_q", "to_k", "to_v", "to_out.0"))
 _TEXTS = ("text_encoder", "text_encoder_2")
 _MAX_DECODED_PIXELS = 1024 * 1024
+# What a full batch takes beside the weights, as a share of them, as measured for CLIPSeg and the checker.
+_LOOKING = 1 / 8
 _PERCEPTION_PARTS = ("clipseg", "clip", "safety_checker")
 
 
@@ -77,7 +79,8 @@ def needs_of(model_id: str, settings: AppSettings, machine: Machine) -> tuple[Ne
         busy = model.picture_bytes(4, pipeline.max_decode_batch)
         found.append(_need(name, pipeline.num_replicas, model.text * item + model.vae * 4, busy, use_gpu))
     perception = settings.perception
-    found.append(_need("Perception", perception.num_replicas, model.perception * 4, 0, use_gpu))
+    seen = model.perception * 4
+    found.append(_need("Perception", perception.num_replicas, seen, int(_LOOKING * seen), use_gpu))
     plain = {
         "Router": settings.router.num_replicas,
         "GenderSwap": settings.gender_swap.num_replicas,
