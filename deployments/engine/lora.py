@@ -12,12 +12,15 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from core.errors import InvalidRequest
+from deployments.engine.folded import Fold, merged_weight
 from deployments.engine.lora_layers import Gate, LayerSlots, check_layer, is_target, switch
+from deployments.engine.packed_layers import fold_layers
 
 # A layer's path -> (down [rank, in] or [rank, in, kh, kw], up [out, rank] or [out, rank, 1, 1]), CPU
 # float32, alpha / rank already part of ``up``.
@@ -60,7 +63,9 @@ class LoraSlots:
         self.num_slots, self.max_rank = num_slots, max_rank
         self._device = next((each.device for each in network.parameters()), torch.device("cpu"))
         self._layers: dict[str, LayerSlots] = {}
+        self._network = network
         self.kept: frozenset[str] = frozenset()
+        self._fold = Fold()
         self._gate = Gate()
         self._lock = threading.Lock()
         # Guarded by the lock, the least recently used first.
@@ -82,12 +87,19 @@ class LoraSlots:
     def keep(self, adapter_id: str, factors: LoraFactors) -> None:
         """Have one adapter at hand that needs no slot; rows use it by its id. To be called once, at first.
 
-        Raises InvalidRequest as :meth:`check` does.
+        Layers with packed weights get a second set with it merged, for calls of which all rows use it with
+        weight 1. Raises InvalidRequest as :meth:`check` does.
         """
         self.check(factors)
         with torch.inference_mode(False), torch.no_grad():
             for path, (down, up) in factors.items():
                 self._layer(path).keep(down, up)
+            merged = {
+                layer: merged_weight(cast("nn.Linear | nn.Conv2d", layer).weight, *factors[path])
+                for path, layer in self._targets.items()
+                if path in factors
+            }
+            self._fold = fold_layers(self._network, merged)
         self.kept = frozenset([adapter_id])
 
     def rows(
@@ -131,10 +143,11 @@ class LoraSlots:
         if self._gathered is None or self._gathered() is not rows:
             self._gather(rows)
         self._gate.open = True
+        self._fold.on = isinstance(rows.kept, float)
         try:
             yield
         finally:
-            self._gate.open = False
+            self._gate.open = self._fold.on = False
 
     def fits(self, adapter_ids: Collection[str]) -> bool:
         """Whether these adapters can be in slots together, beside those of all living rows."""

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from core.settings import Precision
 from core.telemetry import log, logger
-from deployments.engine.cpu_layers import is_worth_packing, pack_layers, use_cpu_layers
+from deployments.engine.cpu_layers import use_cpu_layers
 from deployments.engine.lean_unet import as_published, make_lean
 from deployments.engine.network import measure_step_ms, native_key
+from deployments.engine.packed_layers import is_worth_packing, pack_layers
 
 _LOG = logger(__name__)
 Module = TypeVar("Module", bound=nn.Module)
@@ -94,7 +95,8 @@ def _in_precision(module: Module, dtype: torch.dtype) -> Module:
 def _lean(unet: nn.Module) -> nn.Module:
     """``unet`` called layer by layer, in bfloat16 with packed weights for maps of its native size."""
     dtype = next(unet.parameters()).dtype
-    if make_lean(unet) and dtype == torch.bfloat16 and is_worth_packing(unet):
+    is_small = is_worth_packing(unet)
+    if make_lean(unet, split_rows=is_small) and dtype == torch.bfloat16 and is_small:
         sizes: dict[nn.Module, tuple[int, int]] = {}
 
         def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

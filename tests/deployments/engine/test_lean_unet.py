@@ -12,9 +12,9 @@ from torch import Tensor
 from core.settings import Precision
 from deployments.engine.branch import Residuals
 from deployments.engine.brushnet import BrushNet
-from deployments.engine.cpu_layers import PackedConv2d, PackedGEGLU, PackedLinear
 from deployments.engine.lean_unet import as_published, make_lean
 from deployments.engine.lora import LoraSlots
+from deployments.engine.packed_layers import PackedConv2d, PackedGEGLU, PackedLinear
 from deployments.engine.ports import ResidualPorts
 from deployments.engine.unet import fast_unet
 from tests.deployments.engine.lora_scenes import EVERYTHING, random_factors, relative_error
