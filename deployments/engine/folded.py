@@ -5,6 +5,7 @@ Knows two sets of weights and which of them counts; does not know layers, or who
 
 from __future__ import annotations
 
+import copy
 from typing import Generic, TypeVar
 
 import torch
@@ -30,6 +31,12 @@ class Foldable(Generic[T]):
     def fold(self, fold: Fold, merged: T) -> None:
         """Have ``merged`` stand in while ``fold`` is on."""
         self._fold, self._merged = fold, merged
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Foldable[T]:
+        # Packed weights cannot be copied, and never change.
+        copied = Foldable(self._own)
+        copied.fold(copy.deepcopy(self._fold, memo), self._merged)
+        return copied
 
     @property
     def is_folded(self) -> bool:

@@ -20,13 +20,20 @@ _MAX_PACKED_BYTES = 256_000_000
 
 
 def is_worth_packing(network: nn.Module) -> bool:
-    """Whether the weights are few enough for a copy of them, and there is oneDNN to take it."""
+    """Whether the weights are few enough for a copy of them, and there is a oneDNN to take it.
+
+    Without AVX-512 it takes none in bfloat16, and none in float16 anywhere.
+    """
     num_bytes = sum(parameter.nbytes for parameter in network.parameters())
-    return num_bytes <= _MAX_PACKED_BYTES and torch.backends.mkldnn.is_available()
+    dtype = next(network.parameters()).dtype
+    takes = torch.backends.mkldnn.is_available() and (
+        dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
+    return num_bytes <= _MAX_PACKED_BYTES and bool(takes)
 
 
 def pack_layers(network: nn.Module, map_sizes: dict[nn.Module, tuple[int, int]]) -> None:
-    """Reorder the weights of layers in bfloat16 once instead of at every call, in place.
+    """Reorder the weights of layers once instead of at every call, in place.
 
     ``map_sizes`` are the ``(h, w)`` of the inputs of convolutions; maps of other sizes go through
     PyTorch's own layer. The reordered weights are a copy.
