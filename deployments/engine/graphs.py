@@ -18,7 +18,8 @@ from torch import Tensor
 
 from core.telemetry import log, logger
 from deployments.engine.conditioning import Layout
-from deployments.engine.lora import LoraRows, LoraSlots
+from deployments.engine.lora import LoraSlots
+from deployments.engine.lora_rows import LoraRows
 
 _LOG = logger(__name__)
 

@@ -1,34 +1,35 @@
 """A diffusers UNet called layer by layer, without the bookkeeping between its layers.
 
 A step of the embedded model on two cores spends a third of its time in Python: modules that call modules,
-checks of arguments, hooks. This calls the layers themselves, adds residuals inside of products, and leaves
-the weights where they are. Knows the blocks of Stable Diffusion 1, 2 and XL; not rows, nor adapters.
+checks of arguments, hooks. This calls the layers themselves, joins those of one input, adds residuals
+inside of products, and keeps what depends on the texts alone. Knows the blocks of Stable Diffusion 1, 2
+and XL; not rows, nor adapters.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from diffusers.models.unets.unet_2d_blocks import (
-    CrossAttnDownBlock2D,
-    CrossAttnUpBlock2D,
-    DownBlock2D,
-    UNetMidBlock2DCrossAttn,
-    UpBlock2D,
-)
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from deployments.engine.branch import Residuals
-from deployments.engine.cpu_layers import MixedGroupNorm, attend, is_plain
+from deployments.engine.cpu_layers import MixedGroupNorm, attend_by_head, by_head
+from deployments.engine.joint import Joint
+from deployments.engine.known_unets import is_known
+from deployments.engine.row_threads import by_rows, parts_of
+from deployments.engine.unet_inputs import Inputs, Stream
+
+# An attention layer -> whether its weights were folded, its keys and its values.
+_Kept = dict[nn.Module, tuple[bool, Tensor, Tensor]]
 
 
 def is_lean(unet: Any) -> bool:
@@ -36,11 +37,21 @@ def is_lean(unet: Any) -> bool:
     return isinstance(getattr(unet, "forward", None), LeanForward)
 
 
-def make_lean(unet: nn.Module) -> bool:
-    """Let calls of ``unet`` take the short way, in place. False, and nothing changes, where there is none."""
-    if not isinstance(unet, UNet2DConditionModel) or not _is_known(unet):
+def make_lean(unet: nn.Module, *, split_rows: bool = False) -> bool:
+    """Let calls of ``unet`` take the short way, in place. False, and nothing changes, where there is none.
+
+    To be called once the weights are in their final place and precision: layers of the same input get
+    views of one weight. With ``split_rows`` every thread computes rows of its own where there are enough.
+    """
+    if not isinstance(unet, UNet2DConditionModel) or not is_known(unet):
         return False
-    unet.__dict__["forward"] = LeanForward(unet)
+    for module in unet.modules():
+        if isinstance(module, BasicTransformerBlock):
+            own, cross = module.attn1, module.attn2
+            own.__dict__["joint"] = Joint([own.to_q, own.to_k, own.to_v])
+            cross.__dict__["joint"] = Joint([cross.to_k, cross.to_v])
+    unet.__dict__["joint"] = Joint([resnet.time_emb_proj for resnet in _resnets(unet)])
+    unet.__dict__["forward"] = LeanForward(unet, split_rows)
     return True
 
 
@@ -58,8 +69,10 @@ def as_published(unet: Any) -> Iterator[None]:
 class LeanForward:
     """``UNet2DConditionModel.forward``; the short way is for the arguments that the engine gives."""
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
-        self._unet = unet
+    def __init__(self, unet: UNet2DConditionModel, split_rows: bool) -> None:
+        self._unet, self._splits_rows = unet, split_rows
+        self._resnets = _resnets(unet)
+        self._texts = _Texts()
 
     def __call__(
         self,
@@ -76,11 +89,13 @@ class LeanForward:
     ) -> Any:
         """The model's output ``[rows, channels, h, w]`` for latents of that shape.
 
-        ``timestep`` is ``[rows]``, ``encoder_hidden_states`` ``[rows, tokens, width]``. ``stream`` are
-        residuals for the places that ``ResidualPorts`` describes. Raises ValueError if they do not fit.
-        Any other argument, or no ``return_dict=False``, is answered by diffusers' own forward.
+        ``timestep`` is ``[rows]``, ``encoder_hidden_states`` ``[rows, tokens, width]``, which must not
+        change in place. ``stream`` are residuals for the places that ``ResidualPorts`` describes. Raises
+        ValueError if they do not fit. Any other argument, or no ``return_dict=False``, is answered by
+        diffusers' own forward.
         """
         unet, context = self._unet, encoder_hidden_states
+        skips, mid = down_block_additional_residuals, mid_block_additional_residual
         if return_dict or any(other is not None for other in others.values()):
             return type(unet).forward(
                 unet,
@@ -88,81 +103,92 @@ class LeanForward:
                 timestep,
                 context,
                 added_cond_kwargs=added_cond_kwargs,
-                down_block_additional_residuals=down_block_additional_residuals,
-                mid_block_additional_residual=mid_block_additional_residual,
+                down_block_additional_residuals=skips,
+                mid_block_additional_residual=mid,
                 return_dict=return_dict,
                 **others,
             )
-        embedding = self._embedding(sample, timestep, context, added_cond_kwargs)
-        add = _Stream(stream)
-        hidden = unet.conv_in(sample)
+        inputs = Inputs(sample, timestep, context, added_cond_kwargs, skips, mid, stream)
+        parts = parts_of(len(sample)) if self._splits_rows else []
+        kept = self._texts.kept(context, parts)
+        if not parts:
+            return (self._output(inputs, kept[0]),)
+        of_part = {part.start: each for part, each in zip(parts, kept, strict=True)}
+        return (torch.cat(by_rows(lambda part: self._output(inputs.rows(part), of_part[part.start]), parts)),)
+
+    def _output(self, inputs: Inputs, kept: _Kept | None) -> Tensor:
+        unet, context = self._unet, inputs.context
+        times = dict(zip(self._resnets, unet.joint(self._embedding(inputs)), strict=True))
+        add = Stream(inputs.stream)
+        hidden = unet.conv_in(inputs.sample)
         skips = [hidden]
         hidden = add.down(hidden)
         for block in unet.down_blocks:
             for resnet, attention in _pairs(block):
-                hidden = add.down(_transformer(attention, _resnet(resnet, hidden, embedding), context))
+                hidden = _resnet(resnet, hidden, times[resnet])
+                hidden = add.down(_transformer(attention, hidden, context, kept))
                 skips.append(hidden)
             for sampler in block.downsamplers or ():
                 hidden = add.down(sampler(hidden))
                 skips.append(hidden)
-        if down_block_additional_residuals is not None:
-            skips = [skip + more for skip, more in zip(skips, down_block_additional_residuals, strict=True)]
-        hidden = add.mid(_middle(unet.mid_block, hidden, embedding, context))
-        if mid_block_additional_residual is not None:
-            hidden = hidden + mid_block_additional_residual
+        if inputs.skips is not None:
+            skips = [skip + more for skip, more in zip(skips, inputs.skips, strict=True)]
+        first, *others = unet.mid_block.resnets
+        hidden = _resnet(first, hidden, times[first])
+        for attention, resnet in zip(unet.mid_block.attentions, others, strict=True):
+            hidden = _resnet(resnet, _transformer(attention, hidden, context, kept), times[resnet])
+        hidden = add.mid(hidden)
+        if inputs.mid is not None:
+            hidden = hidden + inputs.mid
         for block in unet.up_blocks:
             for resnet, attention in _pairs(block):
-                hidden = torch.cat([hidden, skips.pop()], 1)
-                hidden = add.up(_transformer(attention, _resnet(resnet, hidden, embedding), context))
+                hidden = _resnet(resnet, torch.cat([hidden, skips.pop()], 1), times[resnet])
+                hidden = add.up(_transformer(attention, hidden, context, kept))
             for sampler in block.upsamplers or ():
                 hidden = add.up(sampler(hidden, skips[-1].shape[2:]))
         add.check()
-        return (unet.conv_out(_normalized(unet.conv_norm_out, hidden)),)
+        output: Tensor = unet.conv_out(_normalized(unet.conv_norm_out, hidden))
+        return output
 
-    def _embedding(
-        self, sample: Tensor, timestep: Tensor, context: Tensor, added: dict[str, Tensor] | None
-    ) -> Tensor:
+    def _embedding(self, inputs: Inputs) -> Tensor:
         """The activated embedding ``[rows, width]`` of the timesteps and the added conditions."""
         unet = self._unet
-        embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timestep))
-        more = unet.get_aug_embed(emb=embedding, encoder_hidden_states=context, added_cond_kwargs=added)
+        time = unet.get_time_embed(sample=inputs.sample, timestep=inputs.timestep)
+        embedding = unet.time_embedding(time)
+        more = unet.get_aug_embed(
+            emb=embedding, encoder_hidden_states=inputs.context, added_cond_kwargs=inputs.added
+        )
         return F.silu(embedding if more is None else embedding + more)
 
 
-class _Stream:
-    """The residuals of a stream, one place after the other."""
+class _Texts:
+    """Keys and values of the texts ``[rows, tokens, width]`` called with last, for as long as those live."""
 
-    def __init__(self, residuals: Residuals | None) -> None:
-        self._residuals = residuals
-        self._down = list(reversed(residuals.down)) if residuals else []
-        self._up = list(reversed(residuals.up)) if residuals else []
+    def __init__(self) -> None:
+        self._context: weakref.ref[Tensor] | None = None
+        self._kept: list[_Kept] = []
 
-    def down(self, hidden: Tensor) -> Tensor:
-        return hidden if self._residuals is None else self._added(hidden, self._down)
+    def kept(self, context: Tensor, parts: Sequence[slice]) -> Sequence[_Kept | None]:
+        """What is kept for each part, or for all rows if there are none; None where nothing may be.
 
-    def up(self, hidden: Tensor) -> Tensor:
-        return hidden if self._residuals is None else self._added(hidden, self._up)
+        Calls that are compiled or captured read their texts where others may come to lie.
+        """
+        num_parts = max(1, len(parts))
+        called_once = torch.compiler.is_compiling() or not torch.is_inference_mode_enabled()
+        if context.device.type != "cpu" or called_once:
+            return [None] * num_parts
+        if self._context is None or self._context() is not context or len(self._kept) != num_parts:
+            self._context = weakref.ref(context, self._forget)
+            self._kept = [{} for _ in range(num_parts)]
+        return self._kept
 
-    def mid(self, hidden: Tensor) -> Tensor:
-        return hidden if self._residuals is None else hidden + self._residuals.mid
-
-    def check(self) -> None:
-        if self._down or self._up:
-            raise ValueError("there are more residuals than places in the UNet")
-
-    @staticmethod
-    def _added(hidden: Tensor, left: list[Tensor]) -> Tensor:
-        if not left:
-            raise ValueError("there are fewer residuals than places in the UNet")
-        return hidden + left.pop()
+    def _forget(self, context: weakref.ref[Tensor]) -> None:
+        if self._context is context:
+            self._context, self._kept = None, []
 
 
-def _middle(block: Any, hidden: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
-    first, *others = block.resnets
-    hidden = _resnet(first, hidden, embedding)
-    for attention, resnet in zip(block.attentions, others, strict=True):
-        hidden = _resnet(resnet, _transformer(attention, hidden, context), embedding)
-    return hidden
+def _resnets(unet: nn.Module) -> list[Any]:
+    return [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
 
 
 def _pairs(block: Any) -> Iterator[tuple[ResnetBlock2D, Transformer2DModel | None]]:
@@ -170,15 +196,15 @@ def _pairs(block: Any) -> Iterator[tuple[ResnetBlock2D, Transformer2DModel | Non
     return zip(block.resnets, attentions, strict=True)
 
 
-def _resnet(block: Any, x: Tensor, embedding: Tensor) -> Tensor:
-    hidden = block.conv1.forward(_normalized(block.norm1, x))
-    hidden = hidden.add_(block.time_emb_proj.forward(embedding)[:, :, None, None])
+def _resnet(block: Any, x: Tensor, time: Tensor) -> Tensor:
+    """``time`` is the timesteps' part ``[rows, channels]``."""
+    hidden = block.conv1.forward(_normalized(block.norm1, x)).add_(time[:, :, None, None])
     hidden = _normalized(block.norm2, hidden)
     shortcut = x if block.conv_shortcut is None else block.conv_shortcut.forward(x)
     return _plus(block.conv2, hidden, shortcut)
 
 
-def _transformer(module: Any, x: Tensor, context: Tensor) -> Tensor:
+def _transformer(module: Any, x: Tensor, context: Tensor, kept: _Kept | None) -> Tensor:
     """``x`` ``[rows, channels, h, w]`` itself where there is no attention."""
     if module is None:
         return x
@@ -189,9 +215,13 @@ def _transformer(module: Any, x: Tensor, context: Tensor) -> Tensor:
     else:
         hidden = module.proj_in.forward(hidden).permute(0, 2, 3, 1).flatten(1, 2)
     for block in module.transformer_blocks:
-        normal = block.norm1.forward(hidden)
-        hidden = _attention(block.attn1, normal, normal, hidden)
-        hidden = _attention(block.attn2, block.norm2.forward(hidden), context, hidden)
+        own, cross = block.attn1, block.attn2
+        query, *others = own.joint(block.norm1.forward(hidden))
+        key, value = (by_head(each, own.heads) for each in others)
+        hidden = _plus(own.to_out[0], attend_by_head(query, key, value, own.scale), hidden)
+        query = cross.to_q.forward(block.norm2.forward(hidden))
+        key, value = _of_texts(cross, context, kept)
+        hidden = _plus(cross.to_out[0], attend_by_head(query, key, value, cross.scale), hidden)
         first, _, last = block.ff.net
         hidden = _plus(last, first.forward(block.norm3.forward(hidden)), hidden)
     if module.use_linear_projection:
@@ -200,9 +230,16 @@ def _transformer(module: Any, x: Tensor, context: Tensor) -> Tensor:
     return _plus(module.proj_out, hidden.unflatten(1, (height, width)).permute(0, 3, 1, 2), x)
 
 
-def _attention(attn: Any, x: Tensor, context: Tensor, residual: Tensor) -> Tensor:
-    query, key, value = attn.to_q.forward(x), attn.to_k.forward(context), attn.to_v.forward(context)
-    return _plus(attn.to_out[0], attend(query, key, value, attn.heads, attn.scale), residual)
+def _of_texts(attn: Any, context: Tensor, kept: _Kept | None) -> tuple[Tensor, Tensor]:
+    """Keys and values by head. Those that adapters change are not kept."""
+    joint: Joint = attn.joint
+    if kept is None or joint.is_adapted:
+        key, value = (by_head(each, attn.heads) for each in joint(context))
+        return key, value
+    if attn not in kept or kept[attn][0] != joint.is_folded:
+        key, value = (by_head(each, attn.heads).contiguous() for each in joint(context))
+        kept[attn] = (joint.is_folded, key, value)
+    return kept[attn][1:]
 
 
 def _plus(layer: Any, x: Tensor, residual: Tensor) -> Tensor:
@@ -217,48 +254,3 @@ def _normalized(norm: Any, x: Tensor, activate: bool = True) -> Tensor:
         return norm.activated(x) if activate else norm.forward(x)
     output: Tensor = norm.forward(x)
     return F.silu(output, inplace=True) if activate else output
-
-
-def _is_known(unet: UNet2DConditionModel) -> bool:
-    """Whether this module computes the same as ``unet.forward``."""
-    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-    plain_blocks = (DownBlock2D, CrossAttnDownBlock2D, UNetMidBlock2DCrossAttn, UpBlock2D, CrossAttnUpBlock2D)
-    return bool(
-        all(type(block) in plain_blocks for block in blocks)
-        and all(_knows_part(module) for block in blocks for module in block.modules())
-        and isinstance(unet.conv_norm_out, nn.GroupNorm)
-        and isinstance(unet.conv_act, nn.SiLU)
-        and unet.config.addition_embed_type in (None, "text_time")
-        and not unet.config.center_input_sample
-        and all(each is None for each in (unet.time_embed_act, unet.class_embedding, unet.encoder_hid_proj))
-        and unet.time_embedding.cond_proj is None
-    )
-
-
-def _knows_part(module: Any) -> bool:
-    match module:
-        case ResnetBlock2D():
-            return bool(
-                module.time_embedding_norm == "default"
-                and not module.skip_time_act
-                and module.upsample is None
-                and module.downsample is None
-                and module.output_scale_factor == 1
-                and isinstance(module.nonlinearity, nn.SiLU)
-                and module.time_emb_proj is not None
-            )
-        case Transformer2DModel():
-            return bool(module.is_input_continuous and module.config.norm_type == "layer_norm")
-        case BasicTransformerBlock():
-            return bool(
-                not module.only_cross_attention
-                and module.pos_embed is None
-                and module.attn2 is not None
-                and is_plain(module.attn1)
-                and is_plain(module.attn2)
-                and len(module.ff.net) == 3
-                and isinstance(module.ff.net[0], GEGLU)
-            )
-        case Downsample2D() | Upsample2D():
-            return bool(module.norm is None)
-    return True

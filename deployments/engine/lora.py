@@ -11,46 +11,20 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from core.errors import InvalidRequest
+from deployments.engine.folded import Fold, merged_weight
 from deployments.engine.lora_layers import Gate, LayerSlots, check_layer, is_target, switch
-from deployments.engine.transfer import place
+from deployments.engine.lora_rows import NO_SLOT, WIDTHS, LoraRows, laid_out
+from deployments.engine.packed_layers import fold_layers
 
 # A layer's path -> (down [rank, in] or [rank, in, kh, kw], up [out, rank] or [out, rank, 1, 1]), CPU
 # float32, alpha / rank already part of ``up``.
 LoraFactors = Mapping[str, tuple[Tensor, Tensor]]
-
-# The slot of rows without an adapter. It stays zero.
-_NONE = 0
-_WIDTHS = (8, 16, 32, 64, 128, 256)
-
-
-@dataclass(frozen=True, eq=False)
-class LoraRows:
-    """What each row of a call uses: ``lines`` of the slots and their ``weights``, ``[rows, width]`` each.
-
-    ``kept`` is each row's weight of the adapter that is kept without a slot: ``[rows, 1, 1]``, 1 where it is
-    that for all, None where it is 0. For as long as it lives, its adapters stay where they are.
-    """
-
-    num_rows: int
-    lines: Tensor
-    weights: Tensor
-    slots: frozenset[int]
-    kept: Tensor | float | None = None
-
-    def __bool__(self) -> bool:
-        """Whether any row has an adapter."""
-        return bool(self.slots) or self.kept is not None
-
-    @property
-    def width(self) -> int:
-        """Lines per row, those of no adapter among them."""
-        return self.lines.shape[1]
 
 
 class LoraSlots:
@@ -70,17 +44,19 @@ class LoraSlots:
         self.num_slots, self.max_rank = num_slots, max_rank
         self._device = next((each.device for each in network.parameters()), torch.device("cpu"))
         self._layers: dict[str, LayerSlots] = {}
+        self._network = network
         self.kept: frozenset[str] = frozenset()
+        self._fold = Fold()
         self._gate = Gate()
         self._lock = threading.Lock()
         # Guarded by the lock, the least recently used first.
         self._slot_of: OrderedDict[str, int] = OrderedDict()
         self._rank_of: dict[str, int] = {}
         self._forgotten: set[int] = set()
-        self._free = list(range(num_slots, _NONE, -1))
+        self._free = list(range(num_slots, NO_SLOT, -1))
         self._live: weakref.WeakSet[LoraRows] = weakref.WeakSet()
         self._gathered: weakref.ref[LoraRows] | None = None
-        self._steady_rows, self._num_lines = steady_rows, steady_rows * _WIDTHS[1]
+        self._steady_rows, self._num_lines = steady_rows, steady_rows * WIDTHS[1]
         self._steady_kept: Tensor | None = None
         self.version = self.num_loads = self.num_hits = 0
 
@@ -94,12 +70,19 @@ class LoraSlots:
     def keep(self, adapter_id: str, factors: LoraFactors) -> None:
         """Have one adapter at hand that needs no slot; rows use it by its id. To be called once, at first.
 
-        Raises InvalidRequest as :meth:`check` does.
+        Layers with packed weights get a second set with it merged, for calls of which all rows use it with
+        weight 1. Raises InvalidRequest as :meth:`check` does.
         """
         self.check(factors)
         with torch.inference_mode(False), torch.no_grad():
             for path, (down, up) in factors.items():
                 self._layer(path).keep(down, up)
+            merged = {
+                layer: merged_weight(cast("nn.Linear | nn.Conv2d", layer).weight, *factors[path])
+                for path, layer in self._targets.items()
+                if path in factors
+            }
+            self._fold = fold_layers(self._network, merged)
         self.kept = frozenset([adapter_id])
 
     def rows(
@@ -130,7 +113,8 @@ class LoraSlots:
                     self._load(name, factors[name])
             stacks = [[(self._slot_of[name], self._rank_of[name], w) for name, w in row] for row in acting]
             kept = [sum(weight for name, weight in row if name in self.kept) for row in rows]
-            made = self._rows(stacks, kept)
+            steady = self._steady_rows > 0
+            made = laid_out(stacks, kept, self.max_rank, self._device, steady=steady)
             self._live.add(made)
             return made
 
@@ -142,10 +126,11 @@ class LoraSlots:
             return
         self.gather(rows)
         self._gate.open = True
+        self._fold.on = isinstance(rows.kept, float)
         try:
             yield
         finally:
-            self._gate.open = False
+            self._gate.open = self._fold.on = False
 
     def gather(self, rows: LoraRows) -> None:
         """Have the factors of ``rows`` where calls of the network look for them."""
@@ -220,35 +205,6 @@ class LoraSlots:
         name = next(name for name, slot in self._slot_of.items() if slot not in pinned)
         del self._rank_of[name]
         return self._slot_of.pop(name)
-
-    def _rows(self, stacks: Sequence[Sequence[tuple[int, int, float]]], kept: Sequence[float]) -> LoraRows:
-        """Row by row (slot, rank, weight), laid out as lines of the slots; the rest of a row is zeros."""
-        most = max((sum(rank for _, rank, _ in stack) for stack in stacks), default=0)
-        width = next((width for width in _WIDTHS if width >= most), most)
-        lines = torch.full((len(stacks), width), _NONE)
-        weights = torch.zeros(len(stacks), width)
-        for row, stack in enumerate(stacks):
-            start = 0
-            for slot, rank, weight in stack:
-                first = slot * self.max_rank
-                lines[row, start : start + rank] = torch.arange(first, first + rank)
-                weights[row, start : start + rank] = weight
-                start += rank
-        slots = frozenset(slot for stack in stacks for slot, _, _ in stack)
-        return LoraRows(
-            len(stacks),
-            place(lines, self._device),
-            place(weights, self._device),
-            slots,
-            self._scale(kept),
-        )
-
-    def _scale(self, kept: Sequence[float]) -> Tensor | float | None:
-        if not any(kept):
-            return None
-        if not self._steady_rows and all(weight == 1 for weight in kept):
-            return 1.0
-        return place(torch.tensor(kept), self._device).view(-1, 1, 1)
 
     def _gather(self, rows: LoraRows) -> None:
         for layer in self._layers.values():

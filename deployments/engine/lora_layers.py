@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import InvalidRequest
-from deployments.engine.cpu_layers import PackedConv2d, PackedLinear
+from deployments.engine.packed_layers import PackedConv2d, PackedLinear
+from deployments.engine.row_threads import current_rows
 from deployments.engine.transfer import place
 
 
@@ -30,11 +31,12 @@ class LayerSlots:
 
     The slots are lines ``[slots * rank, …]`` so that one index gathers any stack of any rows: ``downs``
     of ``in`` (times the kernel) values and ``ups`` of ``out``. Gathered: ``down`` ``[rows, width, in]``,
-    for a kernel ``[rows * width, in, kh, kw]``, and ``up`` ``[rows, width, out]`` times the rows' weights.
+    for a kernel ``[rows, width, in, kh, kw]``, and ``up`` ``[rows, width, out]`` times the rows' weights.
     ``down`` is None while no row has factors here.
 
     ``kept`` are factors that need no slot, as they lie in the layer, ``down`` ``[rank, in, …]`` and ``up``
-    ``[rank, out]``; the rows use them times ``scale``, None while none does.
+    ``[rank, out]``; the rows use them times ``scale``, None while none does. While a weight has them in it
+    it is *folded*, and they are not added.
 
     Once there is :meth:`room`, what is gathered lies at its beginning, whoever the rows are.
     """
@@ -101,21 +103,36 @@ class LayerSlots:
             torch.index_select(self._downs, 0, flat, out=down)
             torch.index_select(self._ups, 0, flat, out=up)
         is_kernel = math.prod(self._line[1:]) > 1
-        self.down = down.view(-1, *self._line) if is_kernel else down.view(rows, width, -1)
+        self.down = down.view(rows, width, *self._line) if is_kernel else down.view(rows, width, -1)
         self.up = up.view(rows, width, -1).mul_(weights.to(up.dtype)[:, :, None])
 
     def release(self) -> None:
         self.down = self.up = self.scale = None
 
-    def scaled(self, inner: Tensor) -> Tensor:
-        """``inner`` ``[rows, n, rank]`` of the kept factors, times the rows' weights."""
-        return inner * self.scale.to(inner.dtype) if isinstance(self.scale, Tensor) else inner
+    def acts(self, folded: bool) -> bool:
+        """Whether rows of the call under way have factors here, beside those in a ``folded`` weight."""
+        return self.gate.open and (self.down is not None or self._adds_kept(folded))
 
-    @property
-    def acts(self) -> bool:
-        """Whether rows of the call under way have factors here."""
-        gathered = self.down is not None
-        return self.gate.open and (gathered or (self.kept is not None and self.scale is not None))
+    def gathered(self) -> tuple[Tensor, Tensor] | None:
+        """``down`` and ``up`` of the rows that this thread computes."""
+        down, up, rows = self.down, self.up, current_rows()
+        if down is None or up is None:
+            return None
+        return (down, up) if rows is None else (down[rows], up[rows])
+
+    def added(self, folded: bool) -> tuple[Tensor, Tensor] | None:
+        """The kept factors, where they are to be added to what a weight gives."""
+        return self.kept if self._adds_kept(folded) else None
+
+    def scaled(self, inner: Tensor) -> Tensor:
+        """``inner`` ``[rows, n, rank]`` of the kept factors, times the weights of this thread's rows."""
+        if not isinstance(self.scale, Tensor):
+            return inner
+        rows = current_rows()
+        return inner * (self.scale if rows is None else self.scale[rows]).to(inner.dtype)
+
+    def _adds_kept(self, folded: bool) -> bool:
+        return self.kept is not None and self.scale is not None and not folded
 
 
 class LoraLinear(nn.Linear):
@@ -125,21 +142,25 @@ class LoraLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
-        if not self.lora.acts:
+        folded = self._is_folded()
+        if not self.lora.acts(folded):
             return output
         rows = input.reshape(len(input), -1, self.in_features)
-        down, up, kept = self.lora.down, self.lora.up, self.lora.kept
-        if down is not None and up is not None:
+        gathered, kept = self.lora.gathered(), self.lora.added(folded)
+        if gathered is not None:
+            down, up = gathered
             output.view(len(input), -1, self.out_features).baddbmm_(torch.bmm(rows, down.mT), up)
-        if kept is not None and self.lora.scale is not None:
+        if kept is not None:
             inner = self.lora.scaled(F.linear(rows, kept[0]))
             output.view(-1, self.out_features).addmm_(inner.flatten(0, 1), kept[1])
         return output
 
-    @property
-    def is_adapted(self) -> bool:
-        """Whether rows of the call under way have factors here."""
-        return self.lora.acts
+    def adapts(self, folded: bool) -> bool:
+        """Whether rows of the call under way have factors on top of a weight that is ``folded`` or not."""
+        return self.lora.acts(folded)
+
+    def _is_folded(self) -> bool:
+        return False
 
 
 class LoraConv2d(nn.Conv2d):
@@ -149,17 +170,23 @@ class LoraConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
-        if not self.lora.acts:
+        folded = self._is_folded(input)
+        if not self.lora.acts(folded):
             return output
-        down, up, kept = self.lora.down, self.lora.up, self.lora.kept
-        if down is not None and up is not None:
-            inner = self._pointwise(input, down) if down.ndim == 3 else self._grouped(input, down, len(up))
-            self._add(output, inner, up)
-        if kept is not None and self.lora.scale is not None:
+        gathered, kept = self.lora.gathered(), self.lora.added(folded)
+        if gathered is not None:
+            down, up = gathered
+            self._add(
+                output, self._pointwise(input, down) if down.ndim == 3 else self._grouped(input, down), up
+            )
+        if kept is not None:
             inner = F.conv2d(input, kept[0], None, self.stride, self.padding, self.dilation)
             inner = self.lora.scaled(inner.flatten(2).mT)
             self._add(output, inner, kept[1].expand(len(inner), -1, -1))
         return output
+
+    def _is_folded(self, input: Tensor) -> bool:
+        return False
 
     def _add(self, output: Tensor, inner: Tensor, up: Tensor) -> None:
         """Add ``inner @ up``, ``[rows, pixels, width]`` by ``[rows, width, out]``, in place."""
@@ -175,37 +202,44 @@ class LoraConv2d(nn.Conv2d):
         pixels = input[:, :, ::step_y, ::step_x].permute(0, 2, 3, 1)
         return torch.bmm(pixels.reshape(len(input), -1, self.in_channels), down.mT)
 
-    def _grouped(self, input: Tensor, down: Tensor, rows: int) -> Tensor:
+    def _grouped(self, input: Tensor, down: Tensor) -> Tensor:
         """The same of a larger kernel: the rows are groups of one convolution."""
+        rows, width = down.shape[:2]
         grouped = input.contiguous().view(1, -1, *input.shape[2:])
         inner = F.conv2d(
             grouped,
-            down,
+            down.flatten(0, 1),
             None,
             self.stride,
             cast("tuple[int, int]", self.padding),
             self.dilation,
             groups=rows,
         )
-        return inner.view(rows, len(down) // rows, -1).mT
+        return inner.view(rows, width, -1).mT
 
 
 class LoraPackedLinear(LoraLinear, PackedLinear):
     """The same over a packed weight."""
 
     def plus(self, input: Tensor, residual: Tensor) -> Tensor:
-        if not self.lora.acts:
+        if not self.lora.acts(self._is_folded()):
             return super().plus(input, residual)
         return self.forward(input).add_(residual)
+
+    def _is_folded(self) -> bool:
+        return self.packed.is_folded
 
 
 class LoraPackedConv2d(LoraConv2d, PackedConv2d):
     """The same over a packed weight."""
 
     def plus(self, input: Tensor, residual: Tensor) -> Tensor:
-        if not self.lora.acts:
+        if not self.lora.acts(self._is_folded(input)):
             return super().plus(input, residual)
         return self.forward(input).add_(residual)
+
+    def _is_folded(self, input: Tensor) -> bool:
+        return self.packed.is_folded and self.takes(input)
 
 
 _CARRIERS: dict[type[nn.Module], type[nn.Module]] = {

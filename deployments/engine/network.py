@@ -21,7 +21,8 @@ from deployments.engine.branch import Branch
 from deployments.engine.conditioning import Layout, residuals_of
 from deployments.engine.graphs import GraphedCalls
 from deployments.engine.lean_unet import is_lean
-from deployments.engine.lora import LoraFactors, LoraRows, LoraSlots
+from deployments.engine.lora import LoraFactors, LoraSlots
+from deployments.engine.lora_rows import LoraRows
 from deployments.engine.ports import ResidualPorts
 from deployments.engine.request import FEW_STEP
 from deployments.engine.work import BatchKey

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from core.settings import Precision
 from core.telemetry import log, logger
-from deployments.engine.cpu_layers import is_worth_packing, pack_layers, use_cpu_layers
+from deployments.engine.cpu_layers import use_cpu_layers
 from deployments.engine.lean_unet import as_published, make_lean
 from deployments.engine.network import measure_step_ms, native_key
+from deployments.engine.packed_layers import is_worth_packing, pack_layers
 
 _LOG = logger(__name__)
 Module = TypeVar("Module", bound=nn.Module)
@@ -60,8 +61,8 @@ def fast_unet(
 ) -> tuple[nn.Module, torch.dtype]:
     """``unet`` ready for inference on ``device``, and the dtype of its weights.
 
-    "auto" takes bfloat16 on a GPU; on a CPU it measures float32 against bfloat16 with two rows and
-    takes the faster. ``num_threads`` 0 uses every core that the process may run on.
+    "auto" takes bfloat16 on a GPU; on a CPU it measures float32 against bfloat16 with one row and two
+    and takes the faster. ``num_threads`` 0 uses every core that the process may run on.
     """
     device = torch.device(device)
     unet = unet.eval().requires_grad_(False).to(device)
@@ -92,22 +93,37 @@ def _in_precision(module: Module, dtype: torch.dtype) -> Module:
 
 
 def _lean(unet: nn.Module) -> nn.Module:
-    """``unet`` called layer by layer, in bfloat16 with packed weights for maps of its native size."""
+    """``unet`` called layer by layer; in bfloat16, or where that is faster, with packed weights."""
     dtype = next(unet.parameters()).dtype
-    if make_lean(unet) and dtype == torch.bfloat16 and is_worth_packing(unet):
-        sizes: dict[nn.Module, tuple[int, int]] = {}
+    is_small = is_worth_packing(unet)
+    # Without AVX-512 some packed layers take twice as long in float32.
+    other = copy.deepcopy(unet) if is_small and dtype == torch.float32 else None
+    if not make_lean(unet, split_rows=is_small) or not is_small:
+        return unet
+    if other is None:
+        _pack(unet)
+        return unet
+    make_lean(other, split_rows=True)
+    _pack(other)
+    plain_ms, packed_ms = _step_ms((unet, other))
+    log(_LOG, logging.INFO, "packing measured", plain_ms=round(plain_ms, 1), packed_ms=round(packed_ms, 1))
+    return other if packed_ms < plain_ms else unet
 
-        def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            sizes[layer] = (inputs[0].shape[2], inputs[0].shape[3])
 
-        convolutions = [module for module in unet.modules() if isinstance(module, nn.Conv2d)]
-        noting = [layer.register_forward_pre_hook(note) for layer in convolutions]
-        with as_published(unet):
-            measure_step_ms(unet, native_key(unet.config), 1, dtype, _CPU, repeats=0)
-        for handle in noting:
-            handle.remove()
-        pack_layers(unet, sizes)
-    return unet
+def _pack(unet: nn.Module) -> None:
+    """Pack the weights for maps of the native size, in place."""
+    sizes: dict[nn.Module, tuple[int, int]] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sizes[layer] = (inputs[0].shape[2], inputs[0].shape[3])
+
+    convolutions = [module for module in unet.modules() if isinstance(module, nn.Conv2d)]
+    noting = [layer.register_forward_pre_hook(note) for layer in convolutions]
+    with as_published(unet):
+        measure_step_ms(unet, native_key(unet.config), 1, next(unet.parameters()).dtype, _CPU, repeats=0)
+    for handle in noting:
+        handle.remove()
+    pack_layers(unet, sizes)
 
 
 def _half_is_faster(channels: int) -> bool:
@@ -153,15 +169,23 @@ def _call_ms(network: nn.Module, sample: torch.Tensor) -> float:
 
 def _faster(unet: nn.Module) -> tuple[nn.Module, torch.dtype]:
     """Processors without bfloat16 instructions emulate them slowly, so only a measurement tells."""
-    key = native_key(unet.config)
     half = _lean(_in_precision(copy.deepcopy(unet), torch.bfloat16))
     unet = _lean(unet)
-    half_ms = full_ms = math.inf
-    # In turns, so that other load on the machine hits both alike.
-    for _ in range(_NUM_ROUNDS):
-        full_ms = min(full_ms, measure_step_ms(unet, key, 2, torch.float32, _CPU, repeats=1))
-        half_ms = min(half_ms, measure_step_ms(half, key, 2, torch.bfloat16, _CPU, repeats=1))
+    full_ms, half_ms = _step_ms((unet, half))
     chosen = (half, torch.bfloat16) if half_ms <= _WORTH_IT * full_ms else (unet, torch.float32)
     measured = {"float32_ms": round(full_ms, 1), "bfloat16_ms": round(half_ms, 1)}
     log(_LOG, logging.INFO, "precision measured", chosen=str(chosen[1]), **measured)
     return chosen
+
+
+def _step_ms(unets: Sequence[nn.Module]) -> list[float]:
+    """Milliseconds of a call of one row and one of two, of each."""
+    taken_ms = {(index, rows): math.inf for index in range(len(unets)) for rows in (1, 2)}
+    # In turns, so that other load on the machine hits all alike.
+    for _ in range(_NUM_ROUNDS):
+        for index, rows in taken_ms:
+            unet = unets[index]
+            key, dtype = native_key(unet.config), next(unet.parameters()).dtype
+            ms = measure_step_ms(unet, key, rows, dtype, _CPU, repeats=1)
+            taken_ms[index, rows] = min(taken_ms[index, rows], ms)
+    return [taken_ms[index, 1] + taken_ms[index, 2] for index in range(len(unets))]

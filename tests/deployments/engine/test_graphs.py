@@ -217,7 +217,7 @@ def test_the_compiler_sees_the_whole_call_with_adapters_in_it() -> None:
     unet = small_unet()
     assert make_lean(unet)
     slots = LoraSlots(unet, 2, steady_rows=4)
-    compiled = torch.compile(unet.forward, fullgraph=True, backend="eager")
+    compiled: Any = torch.compile(unet.forward, fullgraph=True, backend="eager")
     with torch.inference_mode():
         for rows in (4, 3):
             sample, timestep, layout = probe(native_key(unet.config), 4, rows, torch.float32, CPU)

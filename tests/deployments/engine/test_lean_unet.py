@@ -2,73 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from core.settings import Precision
 from deployments.engine.branch import Residuals
 from deployments.engine.brushnet import BrushNet
-from deployments.engine.cpu_layers import PackedConv2d, PackedGEGLU, PackedLinear
 from deployments.engine.lean_unet import as_published, make_lean
 from deployments.engine.lora import LoraSlots
+from deployments.engine.packed_layers import PackedConv2d, PackedGEGLU, PackedLinear
 from deployments.engine.ports import ResidualPorts
 from deployments.engine.unet import fast_unet
 from tests.deployments.engine.lora_scenes import EVERYTHING, random_factors, relative_error
 from tests.deployments.engine.scenes import small_unet
-
-ROWS, TOKENS, WIDTH = 3, 5, 24
-SD1: dict[str, Any] = {
-    "sample_size": 16,
-    "block_out_channels": (16, 32),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 2,
-    "cross_attention_dim": WIDTH,
-    "attention_head_dim": 2,
-    "norm_num_groups": 8,
-}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "SD 1": SD1,
-    "SD 2": {**SD1, "use_linear_projection": True, "attention_head_dim": (2, 4)},
-    "SD XL": {
-        **SD1,
-        "use_linear_projection": True,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": (1, 2),
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 4,
-        "projection_class_embeddings_input_dim": 6 * 4 + 8,
-    },
-    "inpainting": {**SD1, "in_channels": 9, "out_channels": 4},
-    "one layer": {**SD1, "layers_per_block": 1},
-}
-
-
-def built(config: dict[str, Any]) -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    return UNet2DConditionModel(**config).eval().requires_grad_(False)
-
-
-def inputs(unet: UNet2DConditionModel, height: int, width: int) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(1)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(ROWS, *shape, generator=generator)
-
-    given: dict[str, Any] = {
-        "sample": drawn(unet.config.in_channels, height, width),
-        "timestep": torch.tensor([1.0, 500.0, 999.0]),
-        "encoder_hidden_states": drawn(TOKENS, WIDTH),
-        "return_dict": False,
-    }
-    if unet.config.addition_embed_type:
-        given["added_cond_kwargs"] = {"text_embeds": drawn(8), "time_ids": 100 * drawn(6)}
-    return given
+from tests.deployments.engine.unet_scenes import FAMILIES, ROWS, SD1, built, inputs
 
 
 @pytest.mark.parametrize("size", [(16, 16), (24, 8), (14, 10)], ids=["native", "wide", "odd halves"])
@@ -186,10 +138,56 @@ def test_packed_layers_predict_the_same_with_and_without_adapters() -> None:
                 adapted = unet(*call)[0].float()
             again = unet(*call)[0].float()
         assert torch.equal(plain, again)
-        assert ({PackedConv2d, PackedGEGLU, PackedLinear} <= kinds) == (precision == "bfloat16")
+        assert {PackedConv2d, PackedGEGLU, PackedLinear} <= kinds or precision == "float32"
         outputs[precision] = [plain, adapted]
     for exact, low in zip(outputs["float32"], outputs["bfloat16"], strict=True):
         assert relative_error(low, exact) < 0.03
     plain, adapted = outputs["float32"]
     assert relative_error(adapted, plain) > 0.1
     assert torch.allclose(adapted[1], plain[1], atol=1e-5)
+
+
+def test_keys_of_texts_are_kept_until_the_texts_go() -> None:
+    unet = built(SD1)
+    given = inputs(unet, 16, 16)
+    text = given.pop("encoder_hidden_states")
+    texts = [text, text + 1]
+    expected = [unet(**given, encoder_hidden_states=each)[0] for each in texts]
+    assert make_lean(unet)
+    with torch.inference_mode():
+        for index in (0, 0, 1, 0, 1):
+            got = unet(**given, encoder_hidden_states=texts[index])[0]
+            torch.testing.assert_close(got, expected[index], rtol=1e-4, atol=1e-5)
+    attention = unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    kept = unet.forward._texts._kept[0][attention]
+    with torch.inference_mode():
+        unet(**given, encoder_hidden_states=texts[1])
+    assert unet.forward._texts._kept[0][attention] is kept
+    keys = weakref.ref(kept[1])
+    del kept
+    texts.clear()
+    gc.collect()
+    assert keys() is None
+
+
+def test_adapters_on_keys_act_on_texts_called_with_before() -> None:
+    factors = random_factors(small_unet(), 4, 0, ("attn2.to_k", "attn2.to_v"), size=0.3)
+    generator = torch.Generator().manual_seed(3)
+    x, context = (torch.randn(2, *shape, generator=generator) for shape in ((4, 8, 8), (5, 8)))
+    call = x, torch.tensor([10, 500]), context
+    published = small_unet()
+    unet = small_unet()
+    assert make_lean(unet)
+    for slots in (unet, published):
+        slots.__dict__["slots"] = LoraSlots(slots, 2)
+    with torch.inference_mode():
+        plain = unet(*call, return_dict=False)[0]
+        adapted = []
+        for each in (unet, published):
+            slots = each.__dict__["slots"]
+            with slots.acting(slots.rows([[("a", 1.0)], []], {"a": factors})):
+                adapted.append(each(*call, return_dict=False)[0])
+        again = unet(*call, return_dict=False)[0]
+    torch.testing.assert_close(*adapted, rtol=1e-4, atol=1e-5)
+    assert relative_error(adapted[0][:1], plain[:1]) > 0.01
+    assert torch.equal(again, plain)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from core.errors import InvalidRequest
 from deployments.engine.cpu_layers import use_cpu_layers
-from deployments.engine.lora import LoraFactors, LoraRows, LoraSlots
+from deployments.engine.lora import LoraFactors, LoraSlots
 from deployments.engine.lora_layers import LoraLinear
+from deployments.engine.lora_rows import LoraRows
 from tests.deployments.engine.lora_scenes import (
     ATTENTION,
     EVERYTHING,
