@@ -58,12 +58,14 @@ def test_survives_pickling() -> None:
         snapshot=snapshot, mask=torch.ones(1, 8, 8), source=ZEROS, branch=branch, added_conditions=sizes
     )
     received = pickle.loads(pickle.dumps(sent))
-    assert torch.equal(received.noise, sent.noise) and torch.equal(received.mask, sent.mask)
+    assert torch.equal(received.noise, sent.noise)
+    assert torch.equal(received.source, ZEROS)
     assert (received.first_step, received.key, received.sampler) == (2, sent.key, sent.sampler)
     assert torch.equal(received.snapshot.generator_state, state)
     assert torch.equal(received.added_conditions["time_ids"], sizes["time_ids"])
     assert torch.equal(received.branch.conditioning, branch.conditioning)
-    assert received.branch.scale == 0.5 and received.start_latents is None
+    assert received.branch.scale == 0.5
+    assert received.start_latents is None
 
 
 def test_the_latents_that_come_back_survive_pickling() -> None:
