@@ -84,7 +84,7 @@ class Client:
         self._connection.request("GET" if content is None else "POST", path, content, headers)
         answer = self._connection.getresponse()
         answer.read()
-        return answer.status, dict(answer.getheaders())
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}
 
     def close(self) -> None:
         self._connection.close()
