@@ -10,9 +10,11 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
+from deployments.engine.portable import PicklesArrays
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BranchInput:
+class BranchInput(PicklesArrays):
     """What one request gives to a branch of its engine. Tensors are CPU float32.
 
     ``conditioning`` is ``[channels, h, w]``: for a ControlNet a picture in 0 to 1 at pixel size, for a

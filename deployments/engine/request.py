@@ -16,11 +16,12 @@ from torch import Tensor
 from core.errors import LimnerError
 from core.types import Priority, SamplerName
 from deployments.engine.branch import BranchInput
+from deployments.engine.portable import PicklesArrays
 from deployments.engine.work import BatchKey
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Snapshot:
+class Snapshot(PicklesArrays):
     """Where a request stood when it was handed back. CPU float32 ``[channels, h, w]`` each.
 
     ``step`` is the next step to take; ``x_prev`` and ``m_prev`` are the latents and the guided model
@@ -48,7 +49,7 @@ class AdapterInput:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DenoiseRequest:
+class DenoiseRequest(PicklesArrays):
     """One picture inside the engine. Tensors are CPU float32; the whole is picklable.
 
     ``prompt_embeds`` and ``negative_embeds`` are ``[tokens, dim]``; the negative ones are needed when
@@ -165,8 +166,8 @@ class Previewed:
     rgb: npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Done:
+@dataclass(frozen=True, eq=False)
+class Done(PicklesArrays):
     """The denoised ``latents``, CPU float32 ``[channels, h, w]``. Times are this engine's alone."""
 
     request_id: str

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-from deployments.engine.request import Snapshot, noise_for
+from deployments.engine.branch import BranchInput
+from deployments.engine.request import Done, Snapshot, noise_for
 from deployments.engine.work import BatchKey
 from tests.deployments.engine.scenes import CONTEXT_DIM, SHAPE, request
 
@@ -49,8 +50,30 @@ def test_two_rows_while_guided_and_one_otherwise() -> None:
 
 
 def test_survives_pickling() -> None:
-    snapshot = Snapshot(latents=ZEROS, x_prev=ZEROS, m_prev=ZEROS, step=2)
-    sent = request(snapshot=snapshot, mask=torch.ones(1, 8, 8), source=ZEROS)
+    state = torch.Generator().get_state()
+    snapshot = Snapshot(latents=ZEROS, x_prev=ZEROS, m_prev=ZEROS, step=2, generator_state=state)
+    branch = BranchInput(name="controlnet", conditioning=torch.ones(3, 64, 64), scale=0.5)
+    sizes = {"time_ids": torch.arange(6.0)}
+    sent = request(
+        snapshot=snapshot, mask=torch.ones(1, 8, 8), source=ZEROS, branch=branch, added_conditions=sizes
+    )
     received = pickle.loads(pickle.dumps(sent))
     assert torch.equal(received.noise, sent.noise)
-    assert (received.first_step, received.key) == (2, sent.key)
+    assert torch.equal(received.source, ZEROS)
+    assert (received.first_step, received.key, received.sampler) == (2, sent.key, sent.sampler)
+    assert torch.equal(received.snapshot.generator_state, state)
+    assert torch.equal(received.added_conditions["time_ids"], sizes["time_ids"])
+    assert torch.equal(received.branch.conditioning, branch.conditioning)
+    assert received.branch.scale == 0.5
+    assert received.start_latents is None
+
+
+def test_the_latents_that_come_back_survive_pickling() -> None:
+    latents = noise_for(1, SHAPE)
+    sent = Done("r", latents, num_steps=3, queued_s=0.1, denoise_s=0.2)
+    received = pickle.loads(pickle.dumps(sent))
+    assert torch.equal(received.latents, latents)
+    assert (received.request_id, received.num_steps, received.denoise_s) == ("r", 3, 0.2)
+    # Writable, as the tensor was.
+    received.latents.add_(1)
+    assert torch.equal(received.latents, latents + 1)

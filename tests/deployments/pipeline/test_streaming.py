@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -11,7 +9,6 @@ from core.errors import InvalidRequest
 from core.types import SamplerName
 from deployments.engine.cost import CostModel
 from deployments.engine.engine import Engine
-from deployments.engine.lora import LoraFactors
 from deployments.engine.request import (
     Accepted,
     DenoiseEvent,
@@ -96,35 +93,6 @@ async def test_cancelling_the_reader_cancels_the_request(engine: Engine) -> None
         await reader
     engine.step()
     assert engine.stats().num_cancelled == 1
-
-
-async def test_a_reader_cancelled_during_submission_leaves_nothing_behind() -> None:
-    class SlowToAccept:
-        def __init__(self) -> None:
-            self.entered, self.go_on, self.cancelled = (threading.Event() for _ in range(3))
-
-        def submit(
-            self,
-            request: DenoiseRequest,
-            on_event: Callable[[DenoiseEvent], None],
-            adapters: Mapping[str, LoraFactors] | None = None,
-        ) -> Accepted:
-            self.entered.set()
-            assert self.go_on.wait(10)
-            return Accepted(request.request_id, 1.0)
-
-        def cancel(self, request_id: str) -> bool:
-            self.cancelled.set()
-            return True
-
-    engine = SlowToAccept()
-    reader = asyncio.ensure_future(anext(stream_events(engine, request())))
-    await asyncio.to_thread(engine.entered.wait)
-    reader.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reader
-    engine.go_on.set()
-    assert await asyncio.to_thread(engine.cancelled.wait, 10)
 
 
 async def test_a_request_that_has_ended_is_not_cancelled(engine: Engine) -> None:
