@@ -37,4 +37,7 @@ def _packed(value: Any) -> Any:
 
 
 def _unpacked(value: Any) -> Any:
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    if not isinstance(value, np.ndarray):
+        return value
+    # Memory that processes share is read-only, which a tensor cannot be.
+    return torch.from_numpy(value if value.flags.writeable else value.copy())

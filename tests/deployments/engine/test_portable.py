@@ -45,3 +45,12 @@ def test_what_arrives_is_as_frozen_as_it_was() -> None:
     received = pickle.loads(pickle.dumps(Parcel(torch.ones(1), {})))
     with pytest.raises(FrozenInstanceError):
         received.words = "changed"
+
+
+def test_memory_that_is_shared_is_not_written_to() -> None:
+    buffers: list[pickle.PickleBuffer] = []
+    message = pickle.dumps(Parcel(torch.ones(3), {}), protocol=5, buffer_callback=buffers.append)
+    (shared,) = (bytes(buffer.raw()) for buffer in buffers)
+    received = pickle.loads(message, buffers=[shared])
+    received.tensor.zero_()
+    assert pickle.loads(message, buffers=[shared]).tensor.tolist() == [1, 1, 1]
