@@ -44,7 +44,7 @@ THRESHOLD: Final = 0.5
 # A word for something absent that covers more than this share of a picture is a false alarm.
 ALARM_SHARE: Final = 0.01
 GOALS: Final = {
-    "mean_iou": 0.75,
+    "mean_iou": 0.8,
     "no_false_alarm": 0.95,
     "man_or_woman": 0.97,
     "subject": 0.99,

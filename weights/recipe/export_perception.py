@@ -1,6 +1,7 @@
 """Write the trained CLIPSeg into the model folder: python -m weights.recipe.export_perception --run DIR ...
 
 Averaged weights as float16 safetensors and CLIP's preprocessor_config.json; knows nothing about training.
+Runs that part from one another late may be averaged once more (Wortsman et al. 2022, arXiv:2203.05482).
 """
 
 import argparse
@@ -8,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -45,6 +47,17 @@ def trained(tokenizer_folder: Path, run: Path, kind: str = "average") -> CLIPSeg
     return network.eval().requires_grad_(False)
 
 
+def mean_of(networks: Sequence[CLIPSegForImageSegmentation]) -> CLIPSegForImageSegmentation:
+    """The first of networks of one size, with the mean of the weights of all."""
+    first, *others = networks
+    states = [network.state_dict() for network in others]
+    with torch.no_grad():
+        for name, tensor in first.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.stack([tensor, *(state[name] for state in states)]).mean(0))
+    return first
+
+
 def write(network: CLIPSegForImageSegmentation, out: Path) -> None:
     """Write the network's files to out, swapped in whole; a figure file that lies there stays."""
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,12 +85,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--run", type=Path, required=True, help="output folder of train_perception")
+    parser.add_argument(
+        "--run", type=Path, nargs="+", required=True, help="output folders of train_perception, averaged"
+    )
     parser.add_argument("--out", type=Path, default=Path("weights/mini") / PART)
     parser.add_argument("--kind", choices=("average", "value"), default="average")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    write(trained(options.tokenizer, options.run, options.kind), options.out)
+    write(mean_of([trained(options.tokenizer, run, options.kind) for run in options.run]), options.out)
     total = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     print(f"{options.out}: {total / 1e6:.1f} MB")
 

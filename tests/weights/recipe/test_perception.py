@@ -1,5 +1,6 @@
 """CLIP and CLIPSeg of the recipe: transformers' own forward pass, their losses, training and figures."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from weights.recipe import (
     perception_sheet,
 )
 from weights.recipe.architecture import build_text_encoder
-from weights.recipe.export_perception import write
+from weights.recipe.export_perception import mean_of, write
 from weights.recipe.parallel import Plan, train
 from weights.recipe.perception import Perception, build_clipseg, contrastive_loss, mask_loss
 from weights.recipe.queries import Query
@@ -106,6 +107,16 @@ def test_a_step_moves_every_layer_and_resumes(data: Path, tmp_path: Path) -> Non
     still = [name for name, value in before.items() if torch.equal(value, saved["value"][name])]
     # Not every attribute is shown by five pictures, so some heads rest.
     assert all(name.startswith("heads.") for name in still), still
+
+
+def test_runs_are_averaged_weight_by_weight(model: Perception) -> None:
+    networks = [copy.deepcopy(model.clipseg) for _ in range(3)]
+    with torch.no_grad():
+        for factor, network in enumerate(networks):
+            for parameter in network.parameters():
+                parameter.mul_(factor)
+    for own, mean in zip(model.clipseg.parameters(), mean_of(networks).parameters(), strict=True):
+        torch.testing.assert_close(mean, own)
 
 
 def test_the_written_folder_loads_and_is_measured(
