@@ -31,6 +31,14 @@ RUN rm -r image \
     && chmod -R a+rX,go-w .
 
 FROM python
+# torch.compile has Triton, which builds what starts its kernels with a C compiler and Python's headers.
+ARG VARIANT=cpu
+# hadolint ignore=DL3008
+RUN if [ "$VARIANT" = cuda ]; then \
+        apt-get update \
+        && apt-get install -y --no-install-recommends gcc libc6-dev libpython3.11-dev \
+        && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig /var/log/*.log /var/log/apt; \
+    fi
 # /data and /weights are for volumes. A login shell forgets PATH but looks into /usr/local/bin.
 RUN groupadd --gid 1000 limner \
     && useradd --no-log-init --uid 1000 --gid 1000 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin limner \

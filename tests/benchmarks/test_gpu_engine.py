@@ -19,6 +19,7 @@ def test_a_line_for_each_way_and_number_of_requests() -> None:
     assert [(line["way"], line["requests"]) for line in told] == [(way, 1) for way in ways]
     for line in told:
         assert line["rows_per_s"] == pytest.approx(2 * line["requests"] * line["steps_per_s"], rel=0.02)
+        assert line["psnr_db"] is None or line["psnr_db"] > 60
     assert tape.num_played >= 2 * 12
 
 
