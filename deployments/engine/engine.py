@@ -41,10 +41,10 @@ class Engine:
 
     ``branches`` are the networks beside the UNet that requests may name, of its dtype and on its device.
     ``adapter_slots`` adapters act at a time; with 0 requests may have none. ``few_step`` are the factors of
-    the model's own few-step adapter, which needs no slot. All but ``step``, ``warm_up``
-    and ``fail_all`` is thread-safe and never waits for a step. ``step`` belongs to one thread, which calls
-    every ``on_event``. Each accepted request gets exactly one terminal event; after ``cancel`` returned
-    True that event is ``Cancelled``.
+    the model's own few-step adapter, which needs no slot. ``acceleration`` changes how long steps take and
+    nothing else. All but ``step``, ``warm_up`` and ``fail_all`` is thread-safe and never waits for a step.
+    ``step`` belongs to one thread, which calls every ``on_event``. Each accepted request gets exactly one
+    terminal event; after ``cancel`` returned True that event is ``Cancelled``.
     """
 
     def __init__(

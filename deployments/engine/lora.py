@@ -20,7 +20,7 @@ from core.errors import InvalidRequest
 from deployments.engine.folded import Fold, merged_weight
 from deployments.engine.lora_layers import Gate, LayerSlots, check_layer, is_target, switch
 from deployments.engine.lora_rows import NO_SLOT, WIDTHS, LoraRows, laid_out
-from deployments.engine.packed_layers import fold_layers
+from deployments.engine.packed_layers import fold_layers, is_packed
 
 # A layer's path -> (down [rank, in] or [rank, in, kh, kw], up [out, rank] or [out, rank, 1, 1]), CPU
 # float32, alpha / rank already part of ``up``.
@@ -77,12 +77,13 @@ class LoraSlots:
         with torch.inference_mode(False), torch.no_grad():
             for path, (down, up) in factors.items():
                 self._layer(path).keep(down, up)
-            merged = {
-                layer: merged_weight(cast("nn.Linear | nn.Conv2d", layer).weight, *factors[path])
-                for path, layer in self._targets.items()
-                if path in factors
-            }
-            self._fold = fold_layers(self._network, merged)
+            if is_packed(self._network):
+                merged = {
+                    layer: merged_weight(cast("nn.Linear | nn.Conv2d", layer).weight, *factors[path])
+                    for path, layer in self._targets.items()
+                    if path in factors
+                }
+                self._fold = fold_layers(self._network, merged)
         self.kept = frozenset([adapter_id])
 
     def rows(

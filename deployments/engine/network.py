@@ -52,7 +52,8 @@ class Network:
 
     A call without rows that use a branch or an adapter is a call of the UNet alone. ``slots`` is None
     where ``num_slots``, the number of adapters that fit at a time, is 0 and there is no ``few_step``, the
-    factors of the model's own adapter. Raises InvalidRequest if that does not fit.
+    factors of the model's own adapter. Raises InvalidRequest if that does not fit. Where ``acceleration``
+    records, calls have up to ``max_rows`` rows.
     """
 
     def __init__(

@@ -32,6 +32,11 @@ def is_worth_packing(network: nn.Module) -> bool:
     return num_bytes <= _MAX_PACKED_BYTES and bool(takes)
 
 
+def is_packed(network: nn.Module) -> bool:
+    """Whether layers of ``network`` have packed weights."""
+    return any("packed" in vars(module) for module in network.modules())
+
+
 def pack_layers(network: nn.Module, map_sizes: dict[nn.Module, tuple[int, int]]) -> None:
     """Reorder the weights of layers once instead of at every call, in place.
 
