@@ -26,6 +26,9 @@ from deployments.pipeline.denoising import Denoise, denoise_to_the_end
 from deployments.pipeline.embeds import Embeds
 from deployments.pipeline.tally import Tally
 
+# How far one picture moves the estimate of what follows decoding.
+_LEARN = 0.2
+
 # Raises ModerationBlocked when one of the picture files must not be shown, and MissingPart, even for none
 # of them, when nothing can check any.
 Moderate = Callable[[Sequence[bytes]], Awaitable[None]]
@@ -106,6 +109,8 @@ class Painter:
         self._denoise = denoise
         self._preview_size = preview_size
         self._moderate = moderate
+        # What follows the steps beside decoding: waiting for others' pictures, files, checks.
+        self._after_s = 0.0
 
     async def paint(
         self, spec: GenerationSpec, paint_one: PaintOne, *, num_steps: int, decode_s: float, began: float
@@ -122,13 +127,14 @@ class Painter:
         encoded = time.monotonic()
         told: asyncio.Queue[_Message] = asyncio.Queue()
         # What comes before and after denoising is part of the time that the client gives.
-        deadline = None if spec.deadline_s is None else began + spec.deadline_s - decode_s
+        after_s = decode_s + self._after_s
+        deadline = None if spec.deadline_s is None else began + spec.deadline_s - after_s
         strokes = self._strokes(spec, told, encoded, deadline)
         painting = [asyncio.create_task(_paint(paint_one, stroke, told)) for stroke in strokes]
         for task in painting:
             task.add_done_callback(lambda done: _tell_failure(done, told))
         try:
-            tally = Tally(spec.num_images, num_steps, decode_s)
+            tally = Tally(spec.num_images, num_steps, after_s)
             pictures: dict[int, Picture] = {}
             announced = False
             while len(pictures) < spec.num_images:
@@ -151,7 +157,9 @@ class Painter:
             finished = tuple(pictures[index] for index in range(spec.num_images))
             if self._moderate is not None:
                 await self._moderate([picture.image for picture in finished])
-            yield Completed(finished, _timings(strokes, began, encoded, time.monotonic()))
+            timings = _timings(strokes, began, encoded, time.monotonic())
+            self._after_s += _LEARN * (max(timings.decode_s - decode_s, 0.0) - self._after_s)
+            yield Completed(finished, timings)
         finally:
             for task in painting:
                 task.cancel()
