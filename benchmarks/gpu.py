@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu_engine
@@ -30,8 +30,6 @@ FAMILIES = Path(__file__).resolve().parent.parent / "weights" / "families"
 SIDES = ("diffusers", "diffusers compiled", "limner", "limner compiled", "limner graphs")
 _TOKENS, _STEPS, _GUIDED = 77, 20, 2
 _MATMUL = 8192
-_RANK = 16
-_ATTENTION = (".to_q", ".to_k", ".to_v", ".to_out.0")
 _TOY: dict[str, Any] = {
     "sample_size": 8,
     "block_out_channels": [32, 64],
@@ -181,14 +179,7 @@ def adapters_cost(subject: Subject, rows: int) -> float:
     unet = copy.copy(subject.unet)
     make_lean(unet)
     given, slots = subject.inputs(rows), LoraSlots(unet, rows)
-    factors = {
-        path: (
-            torch.randn(_RANK, layer.in_features) / layer.in_features**0.5,
-            0.01 * torch.randn(layer.out_features, _RANK),
-        )
-        for path, layer in unet.named_modules()
-        if isinstance(layer, nn.Linear) and path.endswith(_ATTENTION)
-    }
+    factors = gpu_engine.factors_of(unet)
     acting = slots.rows(
         [[(f"a{row}", 1.0)] for row in range(rows)], {f"a{row}": factors for row in range(rows)}
     )
