@@ -64,12 +64,8 @@ class CudaGraphs:
 
 def buckets(max_rows: int) -> list[int]:
     """The row counts that calls are padded to: from four on, at most half as many again as the one before."""
-    counts = {max_rows, *(2**i for i in range(max_rows.bit_length())), *_between(max_rows)}
+    counts = {max_rows, *(factor * 2**i for factor in (1, 3) for i in range(max_rows.bit_length()))}
     return sorted(count for count in counts if count <= max_rows)
-
-
-def _between(max_rows: int) -> set[int]:
-    return {3 * 2**i for i in range(max_rows.bit_length())}
 
 
 class _Shape(NamedTuple):
@@ -117,7 +113,7 @@ class GraphedCalls:
     """Calls of a UNet without branches, played back from recordings where their shape is asked for often.
 
     ``call`` is the UNet's; ``fast``, where given, another way to the same that is slow at first and used for
-    those shapes alone that :meth:`record` was told of. Calls are padded to the next of :func:`buckets`, and
+    those shapes alone that :meth:`prepare` was told of. Calls are padded to the next of :func:`buckets`, and
     the rows of ``slots`` with them, whose factors have to be steady. For one thread.
     """
 

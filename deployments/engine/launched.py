@@ -46,7 +46,7 @@ class Launched:
         """Step ``batch``, whose members are ``chosen``. To be called in inference mode."""
         num_rows = batch.num_rows
         stepped = batch.step()
-        going = [live for live in chosen if live.trajectory not in stepped.failed]
+        going = _unharmed(chosen, stepped)
         finished = [live.trajectory for live in going if live.trajectory.finished]
         shown = [live.trajectory for live in going if previews and _is_shown(live)]
         return cls(
@@ -64,7 +64,7 @@ class Launched:
     @property
     def advanced(self) -> list[LiveRequest]:
         """Those whose call did not fail."""
-        return [live for live in self.chosen if live.trajectory not in self.stepped.failed]
+        return _unharmed(self.chosen, self.stepped)
 
     def results(self, preview: PreviewMap | None) -> list[StepResult]:
         """What became of each of ``chosen``. Waits for the device; raises what it raised."""
@@ -83,6 +83,10 @@ class Launched:
                 )
             )
         return results
+
+
+def _unharmed(chosen: Sequence[LiveRequest], stepped: Stepped) -> list[LiveRequest]:
+    return [live for live in chosen if live.trajectory not in stepped.failed]
 
 
 def _is_shown(live: LiveRequest) -> bool:

@@ -57,7 +57,8 @@ class LoraSlots:
         self._live: weakref.WeakSet[LoraRows] = weakref.WeakSet()
         self._gathered: weakref.ref[LoraRows] | None = None
         self._steady_rows, self._num_lines = steady_rows, steady_rows * WIDTHS[1]
-        self._steady_kept: Tensor | None = None
+        # From the start, so that it never moves. Calls with more rows are not recorded.
+        self._steady_kept = torch.zeros(steady_rows, 1, 1, device=self._device)
         self.version = self.num_loads = self.num_hits = 0
 
     def check(self, factors: LoraFactors) -> None:
@@ -236,9 +237,8 @@ class LoraSlots:
         if rows.kept is None:
             return None
         assert isinstance(rows.kept, Tensor)
-        if self._steady_kept is None or len(self._steady_kept) < rows.num_rows:
-            self._steady_kept = rows.kept.new_zeros(max(rows.num_rows, self._steady_rows), 1, 1)
-            self.version += 1
+        if rows.num_rows > self._steady_rows:
+            return rows.kept
         scale = self._steady_kept[: rows.num_rows]
         scale.copy_(rows.kept)
         return scale

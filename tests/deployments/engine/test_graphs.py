@@ -36,6 +36,7 @@ CPU = torch.device("cpu")
 UNET = small_unet()
 FACTORS = {
     "narrow": random_factors(UNET, 3, seed=1),
+    "typical": random_factors(UNET, 16, seed=4, size=0.1),
     "wide": random_factors(UNET, 40, seed=2, size=0.05),
     "convolutions": random_factors(UNET, 4, seed=3, targets=("conv1", "conv2", "proj_in")),
 }
@@ -133,6 +134,17 @@ def test_recordings_of_warm_up_serve_adapters_that_come_later() -> None:
     own, _ = recorded(max_rows=4)
     own.warm_up()
     assert_same(drawn(own, *ADAPTED), drawn(engine(small_unet(), adapter_slots=4, max_rows=4), *ADAPTED))
+
+
+def test_recordings_of_warm_up_outlive_the_models_own_adapter() -> None:
+    own, tape = recorded(max_rows=2, few_step=FACTORS["narrow"])
+    own.warm_up()
+    before = len(tape.num_rows), tape.num_played
+    embeds = noise_for(1, (77, CONTEXT_DIM))
+    native: dict[str, Any] = {"prompt_embeds": embeds, "negative_embeds": None, "guidance_scale": 1.0}
+    drawn(own, [request("distilled", few_step=True, **native)])
+    drawn(own, [request("adapted", adapters=(AdapterInput("typical", 1.0),), **native)])
+    assert (len(tape.num_rows), tape.num_played) == (before[0], before[1] + 4)
 
 
 def test_the_models_own_adapter_acts_in_the_rows_that_want_it() -> None:
