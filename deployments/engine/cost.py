@@ -9,9 +9,13 @@ from typing import NamedTuple
 
 from deployments.engine.work import BatchKey
 
-# How far one observed step moves the estimate of its own row count, and those of all the others.
-_LEARN = 0.2
-_LEARN_OTHERS = 0.05
+# How far one observed step moves the estimate of its own row count, and those of all the others. Little: a
+# request takes some twenty steps, and a mean over fewer of the past follows noise that those to come do not
+# share. The first ones move it further, which corrects a warm-up on a busy machine: a measured cost counts as
+# four of them.
+_LEARN = 0.04
+_LEARN_OTHERS = 0.02
+_MEASURED, _GUESSED = 4, 1
 _OUTLIER = 3.0
 _GUIDED_ROWS = 2
 # Throughput within these parts of the best is as good as the best.
@@ -135,11 +139,13 @@ class _Curve:
 
     def __init__(self, points: dict[int, float]) -> None:
         self._points = points
+        self._num_seen: dict[int, int] = {}
         self._rows: list[int] = []
         self._ms: list[float] = []
 
     def measured(self, rows: int, ms: float) -> None:
         self._points[rows] = ms
+        self._num_seen[rows] = _MEASURED
         self._trace()
 
     def drift(self, rows: int, expected: float, ratio: float) -> None:
@@ -147,9 +153,11 @@ class _Curve:
 
         Follows the mean, not the typical step: a request takes the sum of its steps, slow ones among them.
         """
+        seen = self._num_seen[rows] = self._num_seen.get(rows, _GUESSED) + 1
+        self._points.setdefault(rows, expected)
         for known in self._points:
-            self._points[known] *= 1 + (ratio - 1) * (_LEARN if known == rows else _LEARN_OTHERS)
-        self._points.setdefault(rows, expected * (1 + (ratio - 1) * _LEARN))
+            learn = max(1 / seen, _LEARN) if known == rows else _LEARN_OTHERS
+            self._points[known] *= 1 + (ratio - 1) * learn
         self._trace()
 
     def at(self, rows: float) -> float:
