@@ -21,10 +21,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from core.settings import AppSettings, LocalServer
+from core.settings import AppSettings, LocalServer, data_folder
 from serve_app import doctor, weights_cli
+from serve_app.ray_token import ray_token
 
-_MAX_MESSAGE_BYTES = 2**29
 SERVE_CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
 
 
@@ -93,11 +93,23 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def ray_environment(server: LocalServer, scratch: Path) -> dict[str, str]:
+# How replicas of one application talk to each other, here and on a cluster.
+SPEECH = {
+    # Handles speak gRPC instead of going through Ray's objects, which takes a quarter off what the service
+    # adds to a picture. Its messages have 4 MB unless told: less than a training's photos.
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**29),
+    # One event loop in a replica instead of three: each hand-over from thread to thread takes a tenth to a
+    # quarter of a millisecond. Nothing of ours blocks the loop.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+
+
+def ray_environment(server: LocalServer, scratch: Path, token: Path) -> dict[str, str]:
     """Environment of a Ray cluster that shares no port and no file with another on the same machine.
 
-    A local cluster would turn token authentication on and write a token file, so it is switched off;
-    everything listens on loopback. A variable that is set already is left alone.
+    Who has the secret in the file ``token`` may use it.
     """
     metrics_port, stats_port, fallback_port, grpc_port, first_http_port, first_grpc_port = free_ports(6)
     haproxy = {
@@ -119,17 +131,11 @@ def ray_environment(server: LocalServer, scratch: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     }
     return {
-        "RAY_AUTH_MODE": "disabled",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.1",
-        # Handles speak gRPC instead of going through Ray's objects, which takes a quarter off what the
-        # service adds to a picture. Its messages have 4 MB unless told: less than a training's photos.
-        "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_MAX_MESSAGE_BYTES),
-        # One event loop in a replica instead of three: each hand-over from thread to thread takes a tenth to
-        # a quarter of a millisecond. Nothing of ours blocks the loop.
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+        **SPEECH,
         **(haproxy if server.haproxy else {}),
     }
 
@@ -148,7 +154,7 @@ def run_local(server: LocalServer, settings: AppSettings) -> int:
     with scratch_folder() as scratch:
         # Ray reads its environment when it is imported.
         os.environ.pop("RAY_ADDRESS", None)
-        for name, value in ray_environment(server, scratch).items():
+        for name, value in ray_environment(server, scratch, ray_token(data_folder())).items():
             os.environ.setdefault(name, value)
         return _serve(server, settings, dashboard_port, started, stop)
 
@@ -185,7 +191,7 @@ def _serve(
             f"limner: ready after {time.monotonic() - started:.0f} s\n"
             f"  API            {url}/v1/text-to-image\n"
             f"  documentation  {url}/docs\n"
-            f"  Ray dashboard  http://127.0.0.1:{dashboard_port}\n"
+            f"  Ray dashboard  http://127.0.0.1:{dashboard_port}{_asks_for()}\n"
             "Ctrl-C stops everything.",
             flush=True,
         )
@@ -199,6 +205,12 @@ def _serve(
         serve.shutdown()
         ray.shutdown()
     return 0
+
+
+def _asks_for() -> str:
+    if os.environ["RAY_AUTH_MODE"] != "token":
+        return ""
+    return f" (asks once for the token in {os.environ['RAY_AUTH_TOKEN_PATH']})"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from benchmarks.baselines.gate import MAX_INSIDE, Gate
 from core.settings import LocalServer
 from deployments.pipeline.threads import actor_options
 from serve_app.cli import free_ports, ray_environment, scratch_folder
+from serve_app.ray_token import ray_token
 
 READY = "baseline: ready"
 
@@ -62,7 +63,7 @@ def serve_until_stopped(app_of: Any, port: int) -> None:
         signal.signal(number, lambda *_: stop.set())
     with scratch_folder() as scratch:
         os.environ.pop("RAY_ADDRESS", None)
-        os.environ.update(ray_environment(LocalServer(port=port), scratch))
+        os.environ.update(ray_environment(LocalServer(port=port), scratch, ray_token(scratch)))
         import ray
         from ray import serve
 

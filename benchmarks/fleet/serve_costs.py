@@ -27,12 +27,13 @@ def cluster() -> Iterator[str]:
     """A Ray cluster of this process on free ports, with HAProxy, as ``limner serve`` starts it; its URL."""
     from core.settings import LocalServer
     from serve_app.cli import free_ports, ray_environment, scratch_folder
+    from serve_app.ray_token import ray_token
 
     server = LocalServer(port=free_ports(1)[0])
     with scratch_folder() as scratch:
         os.environ.pop("RAY_ADDRESS", None)
         # Ray reads them when it is imported.
-        os.environ.update(ray_environment(server, scratch))
+        os.environ.update(ray_environment(server, scratch, ray_token(scratch)))
         import ray
         from ray import serve
 

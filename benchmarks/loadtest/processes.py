@@ -28,8 +28,8 @@ class Process:
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
                 env={
-                    **os.environ,
-                    "RAY_AUTH_MODE": "disabled",
+                    # Each system has a token of its own.
+                    **{name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"},
                     "RAY_USAGE_STATS_ENABLED": "0",
                     **environment,
                 },

@@ -41,9 +41,21 @@ class Service:
         """Where it keeps photos and adapters."""
         return self.log.parent / "data" / "blobs"
 
+    @property
+    def token(self) -> Path:
+        """The file with what Ray's dashboard asks for."""
+        return self.log.parent / "data" / "ray-token"
+
+    def dashboard(self) -> httpx.Client:
+        """Ray's dashboard as it is to those who know the token."""
+        headers = {"Authorization": f"Bearer {self.token.read_text()}"}
+        return httpx.Client(base_url=self.dashboard_url, headers=headers, timeout=30)
+
 
 def environment(**extra: str) -> dict[str, str]:
-    return {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", **extra}
+    """That of these tests, without what they say of Ray's token: the service brings its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    return {**kept, "RAY_USAGE_STATS_ENABLED": "0", **extra}
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +66,7 @@ def other_cluster() -> Iterator[subprocess.Popen[str]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env=environment(RAY_AUTH_MODE="disabled"),
     )
     assert process.stdout is not None
     assert process.stdin is not None

@@ -45,10 +45,10 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, port: int, dashboard_url: str) -> Iterator[Prometheus]:
+def prometheus(folder: Path, port: int, dashboard_url: str, token: Path) -> Iterator[Prometheus]:
     """One that listens on ``port`` and finds its targets where Ray's dashboard tells of them."""
     config = folder / "prometheus.yml"
-    config.write_text(yaml.safe_dump(_config(folder, dashboard_url)))
+    config.write_text(yaml.safe_dump(_config(folder, dashboard_url, token)))
     with (folder / "prometheus.log").open("w") as log:
         process = subprocess.Popen(
             [
@@ -76,7 +76,7 @@ def wait_for(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
         time.sleep(0.5)
 
 
-def _config(folder: Path, dashboard_url: str) -> dict[str, Any]:
+def _config(folder: Path, dashboard_url: str, token: Path) -> dict[str, Any]:
     rules = yaml.safe_load(RULES.read_text("utf-8"))
     for group in rules["groups"]:
         # The file says 30 s.
@@ -86,16 +86,22 @@ def _config(folder: Path, dashboard_url: str) -> dict[str, Any]:
         "global": {"scrape_interval": "3s", "evaluation_interval": "2s"},
         "rule_files": [str(folder / "rules.yml")],
         "scrape_configs": [
-            _job("limner/limner-ray", "drop", dashboard_url),
-            _job("limner/limner-head", "keep", dashboard_url),
+            _job("limner/limner-ray", "drop", dashboard_url, token),
+            _job("limner/limner-head", "keep", dashboard_url, token),
         ],
     }
 
 
-def _job(name: str, action: str, dashboard_url: str) -> dict[str, Any]:
+def _job(name: str, action: str, dashboard_url: str, token: Path) -> dict[str, Any]:
     return {
         "job_name": name,
-        "http_sd_configs": [{"url": f"{dashboard_url}/api/prometheus/sd", "refresh_interval": "2s"}],
+        "http_sd_configs": [
+            {
+                "url": f"{dashboard_url}/api/prometheus/sd",
+                "refresh_interval": "2s",
+                "authorization": {"credentials_file": str(token)},
+            }
+        ],
         "relabel_configs": [
             {"source_labels": ["__address__"], "regex": _HEAD_PORTS, "action": action},
             {"target_label": "job", "replacement": name},

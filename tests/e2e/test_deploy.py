@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ import yaml
 
 from core.settings import LocalServer
 from serve_app.cli import SERVE_CONFIG, free_ports, ray_environment, scratch_folder
+from serve_app.ray_token import ray_token
 from tests.e2e.conftest import START_LIMIT_S, environment
 from tests.readme import ROOT
 
@@ -27,14 +29,21 @@ sys.stdin.read()
 """
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster with nothing on it, and the environment in which commands reach it."""
+
+    dashboard_url: str
+    environment: dict[str, str]
+
+
 @pytest.fixture
-def dashboard_url() -> Iterator[str]:
-    """A Ray cluster with nothing on it."""
+def cluster() -> Iterator[Cluster]:
     with scratch_folder() as scratch:
-        yield from cluster(scratch)
+        yield from started_cluster(environment(**ray_environment(LocalServer(), scratch, ray_token(scratch))))
 
 
-def cluster(scratch: Path) -> Iterator[str]:
+def started_cluster(env: dict[str, str]) -> Iterator[Cluster]:
     (port,) = free_ports(1)
     process = subprocess.Popen(
         [sys.executable, "-c", CLUSTER, str(port)],
@@ -42,24 +51,25 @@ def cluster(scratch: Path) -> Iterator[str]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=environment(**ray_environment(LocalServer(), scratch)),
+        env=env,
     )
     assert process.stdout is not None
     assert process.stdin is not None
     assert process.stdout.readline() == "up\n"
-    yield f"http://127.0.0.1:{port}"
+    yield Cluster(f"http://127.0.0.1:{port}", env)
     process.stdin.close()
     process.wait(60)
 
 
-def test_serve_deploy_starts_the_application(dashboard_url: str, tmp_path: Path) -> None:
+def test_serve_deploy_starts_the_application(cluster: Cluster, tmp_path: Path) -> None:
     document = yaml.safe_load(SERVE_CONFIG.read_text("utf-8"))
     (port,) = free_ports(1)
     document["http_options"]["port"] = port
     config = tmp_path / "serve_config.yaml"
     config.write_text(yaml.safe_dump(document))
     serve = Path(sys.executable).with_name("serve")
-    subprocess.run([serve, "deploy", "-a", dashboard_url, config], check=True, cwd=ROOT, env=environment())
+    deploy = [serve, "deploy", "-a", cluster.dashboard_url, config]
+    subprocess.run(deploy, check=True, cwd=ROOT, env=cluster.environment)
     limit = time.monotonic() + START_LIMIT_S
     while not answers(f"http://127.0.0.1:{port}/readyz"):
         assert time.monotonic() < limit

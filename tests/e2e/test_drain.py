@@ -92,7 +92,7 @@ def second_node() -> subprocess.Popen[bytes]:
     ray_command = Path(sys.executable).with_name("ray")
     return subprocess.Popen(
         [ray_command, "start", f"--address={address}", "--num-cpus=2", "--block"],
-        env=environment(RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=str(NODE_DRAIN_S)),
+        env=environment(RAY_AUTH_MODE="disabled", RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=str(NODE_DRAIN_S)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

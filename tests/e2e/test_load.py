@@ -33,4 +33,4 @@ async def test_requests_of_every_pipeline_are_answered_and_foretold(service: Ser
 
 def test_prometheus_tells_the_engines_work(service: Service) -> None:
     # Whatever the others have drawn before, the gauges are there from the start.
-    assert "ray_limner_denoise_queued_requests" in totals(service.dashboard_url)
+    assert "ray_limner_denoise_queued_requests" in totals(service.dashboard_url, service.token)

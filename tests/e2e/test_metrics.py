@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -61,6 +62,7 @@ class Observed:
     prometheus: Prometheus
     url: str
     dashboard_url: str
+    token: Path
     collector: Collector
 
 
@@ -72,7 +74,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         document["applications"][0]["args"][name].update(settings)
     port, dashboard_port, prometheus_port = free_ports(3)
     url, dashboard_url = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}"
-    config = folder / "serve_config.yaml"
+    config, token = folder / "serve_config.yaml", folder / "data" / "ray-token"
     with collector() as receiving, pytest.MonkeyPatch.context() as patched:
         document["applications"][0]["args"]["tracing"] = {"endpoint": receiving.url, "ratio": 0.0}
         config.write_text(yaml.safe_dump(document))
@@ -81,12 +83,12 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         patched.setenv("RAY_PROMETHEUS_HOST", f"http://127.0.0.1:{prometheus_port}")
         process = started(folder / "log", port, dashboard_port, "--config", str(config))
         try:
-            with prometheus(folder, prometheus_port, dashboard_url) as running:
+            with prometheus(folder, prometheus_port, dashboard_url, token) as running:
                 # Rates need to see the counters before the first request.
                 wait_for(lambda: bool(running.ask("ray_limner_requests_total")))
                 use(url)
                 wait_for(lambda: running.value("sum(ray_limner_training_steps_total)") == NUM_STEPS)
-                yield Observed(running, url, dashboard_url, receiving)
+                yield Observed(running, url, dashboard_url, token, receiving)
         finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(90) == 0
@@ -218,8 +220,9 @@ def test_scaling_tells_what_it_saw_and_wants(observed: Observed) -> None:
 
 
 def test_rays_dashboard_finds_prometheus(observed: Observed) -> None:
-    answer = httpx.get(f"{observed.dashboard_url}/api/prometheus_health", timeout=30).json()
-    assert answer["result"], answer
+    headers = {"Authorization": f"Bearer {observed.token.read_text()}"}
+    answer = httpx.get(f"{observed.dashboard_url}/api/prometheus_health", headers=headers, timeout=30)
+    assert answer.json()["result"], answer.text
 
 
 def test_nothing_personal_is_a_label(observed: Observed) -> None:

@@ -132,7 +132,7 @@ def predicted_s(client: httpx.Client, body: dict[str, Any]) -> float:
 def test_hanging_up_frees_the_denoiser(client: httpx.Client) -> None:
     short = {"prompt": PROMPT, "num_inference_steps": 4}
     long_s = predicted_s(client, {"prompt": PROMPT, "num_inference_steps": 150, "n": 8})
-    # What was hung up on leaves when the step in flight ends: long before the whole of it would have been done.
+    # What was hung up on leaves when the step in flight ends, long before all of it would have been done.
     for _ in range(15):
         if predicted_s(client, short) < long_s / 10:
             return
@@ -177,7 +177,8 @@ def test_bad_input_is_a_problem_that_names_the_field(
 
 
 def replicas(service: Service, deployment: str) -> list[dict[str, Any]]:
-    details = httpx.get(f"{service.dashboard_url}/api/serve/applications/", timeout=30).json()
+    with service.dashboard() as dashboard:
+        details = dashboard.get("/api/serve/applications/").raise_for_status().json()
     found: list[dict[str, Any]] = details["applications"]["limner"]["deployments"][deployment]["replicas"]
     return found
 

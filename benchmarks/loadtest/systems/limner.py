@@ -49,6 +49,7 @@ class Limner:
         self.url = f"http://127.0.0.1:{port}"
         self.training = OverHttp(self.url)
         self._dashboard_url = f"http://127.0.0.1:{dashboard_port}"
+        self._token = data / "ray-token"
         try:
             self._process.wait_for("Ctrl-C")
             self._take(adapters)
@@ -65,7 +66,7 @@ class Limner:
     def counters(self) -> dict[str, float]:
         # Until the last step has got through the replica's, the agent's and Prometheus' periods.
         time.sleep(METRICS_PERIOD_S + 1.5)
-        found = totals(self._dashboard_url)
+        found = totals(self._dashboard_url, self._token)
         return {name: found.get(metric, 0.0) for name, metric in _COUNTERS.items()}
 
     def stop(self) -> None:

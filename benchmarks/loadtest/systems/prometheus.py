@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 
 import httpx
 
 _OURS = "ray_limner_"
 
 
-def totals(dashboard_url: str) -> dict[str, float]:
-    """Each of our metrics, summed over all replicas."""
+def totals(dashboard_url: str, token: Path) -> dict[str, float]:
+    """Each of our metrics, summed over all replicas. The dashboard asks for what is in ``token``."""
     found: dict[str, float] = defaultdict(float)
-    for target in _targets(dashboard_url):
+    for target in _targets(dashboard_url, token):
         try:
             text = httpx.get(f"http://{target}/metrics", timeout=10).text
         except httpx.HTTPError:
@@ -33,6 +34,7 @@ def samples(text: str) -> list[tuple[str, float]]:
     return found
 
 
-def _targets(dashboard_url: str) -> list[str]:
-    answer = httpx.get(f"{dashboard_url}/api/prometheus/sd", timeout=10).raise_for_status()
+def _targets(dashboard_url: str, token: Path) -> list[str]:
+    headers = {"Authorization": f"Bearer {token.read_text()}"}
+    answer = httpx.get(f"{dashboard_url}/api/prometheus/sd", headers=headers, timeout=10).raise_for_status()
     return [target for group in answer.json() for target in group["targets"]]
