@@ -256,6 +256,12 @@ MISTAKES: dict[str, tuple[Mutate, str]] = {
         serve(lambda config: config["http_options"].update(host="127.0.0.1")),
         "nobody reaches",
     ),
+    "one group without gRPC": (
+        lambda d: ray(d, "gpu").update(
+            env=[each for each in ray(d, "gpu")["env"] if each["name"] != "RAY_SERVE_USE_GRPC_BY_DEFAULT"]
+        ),
+        "gpu: its replicas talk in another way",
+    ),
     "another port": (serve(lambda config: config["http_options"].update(port=9000)), "is not 9000"),
 }
 

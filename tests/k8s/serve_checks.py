@@ -12,6 +12,7 @@ from ray.serve._private.config import DeploymentConfig
 
 from core.settings import EMBEDDED_FAMILY, AppSettings
 from serve_app.app import build
+from serve_app.cli import SPEECH
 from tests.k8s.manifests import Document, pods, ray_cluster, serve_config, settings
 from weights.catalogue import entries
 
@@ -185,4 +186,11 @@ def http(documents: list[Document]) -> Iterator[str]:
                 yield f"HTTPRoute leads to {sorted(ports)}"
 
 
-CHECKS = (fitting, training, drain, model, stores, http)
+def speech(documents: list[Document]) -> Iterator[str]:
+    """Replicas on different settings would not understand each other."""
+    for pod in pods(documents):
+        if "ray.io/is-ray-node" in pod.labels and not SPEECH.items() <= pod.env().items():
+            yield f"{pod.name}: its replicas talk in another way than those of limner serve"
+
+
+CHECKS = (fitting, training, drain, model, stores, http, speech)
