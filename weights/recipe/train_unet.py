@@ -4,6 +4,8 @@ A run at constant rate can be cut short at any checkpoint: start it again with -
 A new run can start from a model folder, with --start weights/mini.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -53,6 +55,15 @@ def draw_timesteps(cumulative: Tensor, batch: int, generator: torch.Generator) -
     return torch.searchsorted(cumulative, positions * cumulative[-1]).clamp_max(len(cumulative) - 1)
 
 
+def row_weights(subjects: Sequence[str], balance: float) -> Tensor:
+    """Return how often each row is drawn: a subject of n rows in proportion to n ** (1 - balance).
+
+    0 draws all rows alike, 1 all subjects, 0.5 is the square-root sampling of Mahajan et al. 2018.
+    """
+    counts = Counter(subjects)
+    return torch.tensor([counts[subject] ** -balance for subject in subjects])
+
+
 @dataclass
 class UnetTask:
     """Predict v from noisy latents and captions drawn afresh at every use."""
@@ -65,6 +76,7 @@ class UnetTask:
     blocks: tuple[int, ...] = UNET_BLOCKS
     width: int = CONTEXT_WIDTH
     text_layers: int = 3
+    balance: float = 0.0
     opened: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def build(self) -> nn.Module:
@@ -88,9 +100,12 @@ class UnetTask:
     def open(self) -> None:
         """Map the latents; read records, tokenizer and noise schedule."""
         alphas = build_scheduler().alphas_cumprod
+        latents = np.load(self.latents_folder / "latents.npy", mmap_mode="r")
+        records = list[Record](dataset.load(self.data)[1])[: len(latents)]
         self.opened = {
-            "latents": np.load(self.latents_folder / "latents.npy", mmap_mode="r"),
-            "records": list[Record](dataset.load(self.data)[1]),
+            "latents": latents,
+            "records": records,
+            "weights": row_weights([record.subject for record in records], self.balance),
             "tokenizer": CLIPTokenizer.from_pretrained(self.tokenizer_folder),
             "alphas": alphas,
             "cumulative": timestep_weights(alphas).cumsum(0),
@@ -98,7 +113,9 @@ class UnetTask:
 
     def loss(self, model: nn.Module, step: int, batch: int, generator: torch.Generator) -> Tensor:
         """Return the mean squared error of v over batch samples."""
-        rows = torch.randint(len(self.opened["latents"]), (batch,), generator=generator).tolist()
+        rows = torch.multinomial(
+            self.opened["weights"], batch, replacement=True, generator=generator
+        ).tolist()
         rng = Random(int(torch.randint(2**62, (1,), generator=generator)))
         records = [self.opened["records"][row] for row in rows]
         ids = caption_batch(records, self.opened["tokenizer"], rng, EMPTY_SHARE)
@@ -128,8 +145,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--text", type=Path, help="output folder of train_text")
     parser.add_argument("--start", type=Path, help="model folder to go on from, without its optimizer state")
+    parser.add_argument(
+        "--balance", type=float, default=0.5, help="0: every picture as often as any other; 1: every subject"
+    )
     options = parser.parse_args(arguments)
-    task = UnetTask(options.data, options.latents, options.tokenizer, options.text, options.start)
+    task = UnetTask(
+        options.data,
+        options.latents,
+        options.tokenizer,
+        options.text,
+        options.start,
+        balance=options.balance,
+    )
     train(task, plan_of(options))
 
 

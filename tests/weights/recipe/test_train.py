@@ -14,7 +14,7 @@ from weights.recipe.parallel import Plan, train
 from weights.recipe.text import trim_padding
 from weights.recipe.tokenizer import main as train_tokenizer
 from weights.recipe.train_text import TextTask
-from weights.recipe.train_unet import UnetTask, draw_timesteps, timestep_weights
+from weights.recipe.train_unet import UnetTask, draw_timesteps, row_weights, timestep_weights
 from weights.recipe.train_vae import VaeTask
 from weights.recipe.vae import normalise_latents
 
@@ -103,6 +103,12 @@ def test_timesteps_cover_the_noisy_side_and_reach_the_last() -> None:
     drawn = draw_timesteps(weights.cumsum(0), 4000, torch.Generator().manual_seed(0))
     assert drawn.max() == 999
     assert (drawn < 100).float().mean() < 0.05
+
+
+@pytest.mark.parametrize(("balance", "share"), [(0.0, 0.9), (0.5, 0.75), (1.0, 0.5)])
+def test_rare_subjects_are_drawn_more_often_than_they_come(balance: float, share: float) -> None:
+    weights = row_weights(["man"] * 90 + ["planet"] * 10, balance)
+    assert weights[:90].sum() / weights.sum() == pytest.approx(share)
 
 
 def test_trimming_keeps_the_first_end_token_of_every_row() -> None:
