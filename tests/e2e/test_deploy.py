@@ -68,7 +68,7 @@ def test_serve_deploy_starts_the_application(cluster: Cluster, tmp_path: Path) -
     config = tmp_path / "serve_config.yaml"
     config.write_text(yaml.safe_dump(document))
     serve = Path(sys.executable).with_name("serve")
-    deploy = [serve, "deploy", "-a", cluster.dashboard_url, config]
+    deploy = [str(serve), "deploy", "-a", cluster.dashboard_url, str(config)]
     subprocess.run(deploy, check=True, cwd=ROOT, env=cluster.environment)
     limit = time.monotonic() + START_LIMIT_S
     while not answers(f"http://127.0.0.1:{port}/readyz"):
