@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from deployments.engine.work import BatchKey
 
-# How far one observed step moves the estimate of its own row count, and those of all the others. Little: a
-# request takes some twenty steps, and a mean over fewer of the past follows noise that those to come do not
-# share. The first ones move it further, which corrects a warm-up on a busy machine: a measured cost counts as
-# four of them.
+# How far one observed step moves the estimate of its own row count. Little: a request takes some twenty steps,
+# and a mean over fewer of the past follows noise that those to come do not share. The first steps move it
+# further, which corrects a warm-up on a busy machine: a measured cost counts as four of them, a guess as one.
 _LEARN = 0.04
-_LEARN_OTHERS = 0.02
 _MEASURED, _GUESSED = 4, 1
+# All the others follow half as far, as if the machine's speed had changed.
+_OTHERS, _OTHERS_MOST = 0.5, 0.1
 _OUTLIER = 3.0
 _GUIDED_ROWS = 2
 # Throughput within these parts of the best is as good as the best.
@@ -155,9 +155,10 @@ class _Curve:
         """
         seen = self._num_seen[rows] = self._num_seen.get(rows, _GUESSED) + 1
         self._points.setdefault(rows, expected)
+        learn = max(1 / seen, _LEARN)
+        others = min(_OTHERS * learn, _OTHERS_MOST)
         for known in self._points:
-            learn = max(1 / seen, _LEARN) if known == rows else _LEARN_OTHERS
-            self._points[known] *= 1 + (ratio - 1) * learn
+            self._points[known] *= 1 + (ratio - 1) * (learn if known == rows else others)
         self._trace()
 
     def at(self, rows: float) -> float:
