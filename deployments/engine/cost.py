@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from deployments.engine.work import BatchKey
 
-# How far one observed step moves the estimate of its own row count. Little: a request takes some twenty steps,
-# and a mean over fewer of the past follows noise that those to come do not share. The first steps move it
-# further, which corrects a warm-up on a busy machine: a measured cost counts as four of them, a guess as one.
+# How far one observed step moves the estimate of its own row count. Little: a request takes some twenty
+# steps, and a mean over fewer of the past follows noise that those to come do not share. The first ones move
+# it further, which corrects a warm-up on a busy machine: a measured cost counts as four, a guess as one.
 _LEARN = 0.04
 _MEASURED, _GUESSED = 4, 1
 # All the others follow half as far, as if the machine's speed had changed.
