@@ -99,7 +99,7 @@ def _job(name: str, action: str, dashboard_url: str, token: Path) -> dict[str, A
             {
                 "url": f"{dashboard_url}/api/prometheus/sd",
                 "refresh_interval": "2s",
-                "authorization": {"credentials_file": str(token)},
+                "authorization": {"type": "Bearer", "credentials_file": str(token)},
             }
         ],
         "relabel_configs": [

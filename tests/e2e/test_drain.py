@@ -30,7 +30,8 @@ from tests.e2e.conftest import environment
 
 pytestmark = pytest.mark.e2e
 
-NUM_STEPS = 100
+# They take longer than a new replica needs to start, so that none is done before the old one has to go.
+NUM_STEPS = 250
 NUM_REQUESTS = 4
 # The node that is stopped gives its replicas this time; they need some seconds of it.
 NODE_DRAIN_S = 14
@@ -124,7 +125,7 @@ async def under_way(denoise: Denoise) -> AsyncGenerator[list[Story], None]:
         for index, story in enumerate(stories):
             request = replace(REQUEST, request_id=f"r{index}", user_id=f"u{index}")
             group.create_task(follow(denoise, request, story))
-        for story in stories:
+            # One after the other: sent at once, all of them may go to the replica that stays.
             await story.begun.wait()
         yield stories
 
