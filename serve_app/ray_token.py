@@ -22,3 +22,8 @@ def ray_token(folder: Path) -> Path:
         if not file.read():
             file.write(secrets.token_hex(32))
     return path
+
+
+def authorization(token: Path) -> dict[str, str]:
+    """The HTTP header with which Ray's dashboard answers."""
+    return {"Authorization": f"Bearer {token.read_text()}"}

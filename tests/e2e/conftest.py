@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from serve_app.cli import free_ports
+from serve_app.ray_token import authorization
 from tests.readme import ROOT
 
 START_LIMIT_S = 240
@@ -48,8 +49,7 @@ class Service:
 
     def dashboard(self) -> httpx.Client:
         """Ray's dashboard as it is to those who know the token."""
-        headers = {"Authorization": f"Bearer {self.token.read_text()}"}
-        return httpx.Client(base_url=self.dashboard_url, headers=headers, timeout=30)
+        return httpx.Client(base_url=self.dashboard_url, headers=authorization(self.token), timeout=30)
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ import yaml
 
 from k8s.dashboard import rows
 from serve_app.cli import SERVE_CONFIG, free_ports
+from serve_app.ray_token import authorization
 from tests.e2e.collector import Collector, collector
 from tests.e2e.conftest import started
 from tests.e2e.prometheus import Prometheus, prometheus, wait_for
@@ -220,8 +221,8 @@ def test_scaling_tells_what_it_saw_and_wants(observed: Observed) -> None:
 
 
 def test_rays_dashboard_finds_prometheus(observed: Observed) -> None:
-    headers = {"Authorization": f"Bearer {observed.token.read_text()}"}
-    answer = httpx.get(f"{observed.dashboard_url}/api/prometheus_health", headers=headers, timeout=30)
+    url = f"{observed.dashboard_url}/api/prometheus_health"
+    answer = httpx.get(url, headers=authorization(observed.token), timeout=30)
     assert answer.json()["result"], answer.text
 
 

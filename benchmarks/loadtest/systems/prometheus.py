@@ -7,6 +7,8 @@ from pathlib import Path
 
 import httpx
 
+from serve_app.ray_token import authorization
+
 _OURS = "ray_limner_"
 
 
@@ -35,6 +37,6 @@ def samples(text: str) -> list[tuple[str, float]]:
 
 
 def _targets(dashboard_url: str, token: Path) -> list[str]:
-    headers = {"Authorization": f"Bearer {token.read_text()}"}
-    answer = httpx.get(f"{dashboard_url}/api/prometheus/sd", headers=headers, timeout=10).raise_for_status()
+    url = f"{dashboard_url}/api/prometheus/sd"
+    answer = httpx.get(url, headers=authorization(token), timeout=10).raise_for_status()
     return [target for group in answer.json() for target in group["targets"]]
