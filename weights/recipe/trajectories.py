@@ -1,7 +1,10 @@
 """What the teacher draws, step by step: python -m weights.recipe.trajectories --data DIR --out DIR.
 
 From noise through a few anchors of the schedule to the clean latents, with guidance, in chunks that can be
-resumed. With --student the way is that of the few-step adapter, and the teacher answers at each anchor.
+resumed. With --student the way is that of the few-step adapter, and the teacher answers at each anchor. With
+--weak the guidance points away from what a checkpoint of less training draws without a caption, so that it
+leads towards better drawing as well as towards the caption (autoguidance, Karras et al. 2024, in the place of
+the second prediction that classifier-free guidance makes anyway).
 """
 
 import argparse
@@ -25,6 +28,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from weights.recipe import dataset
 from weights.recipe.architecture import LATENT_CHANNELS, LATENT_SIZE, build_scheduler
 from weights.recipe.captions import canonical, caption
+from weights.recipe.export import UNET_PREFIX, averaged, load_part
 from weights.recipe.low_rank import merge
 from weights.recipe.scenes import Record
 
@@ -58,6 +62,7 @@ class Plan:
     guidance: float
     substeps: int
     student: Path | None = None
+    weak: Path | None = None
 
 
 def anchor_signal() -> tuple[list[int], Tensor, Tensor]:
@@ -93,11 +98,15 @@ class Tutor:
         self._encoder = CLIPTextModel.from_pretrained(plan.model / "text_encoder", dtype=torch.float32)
         self._teacher = self._unet()
         self._student = merge(self._unet(), plan.student) if plan.student else None
+        self._weak = self._unet(plan.weak)
         self._records: list[Record] = list(dataset.load(plan.data)[1])
         self._timesteps, self._signal, self._spread = anchor_signal()
 
-    def _unet(self) -> UNet2DConditionModel:
+    def _unet(self, run: Path | None = None) -> UNet2DConditionModel:
+        """The model's UNet, or as it stood at the checkpoint in ``run``, not averaged."""
         unet = UNet2DConditionModel.from_pretrained(self._plan.model / "unet", dtype=torch.float32)
+        if run:
+            load_part(unet, averaged(run, "value"), UNET_PREFIX)
         return unet.eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -110,21 +119,21 @@ class Tutor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             context = self._encoder(input_ids=ids).last_hidden_state
             none = self._encoder(input_ids=empty).last_hidden_state.expand_as(context)
-            starts, ends = self._walk(x, context, torch.cat([none, context]))
+            starts, ends = self._walk(x, none, context)
         return Pairs(
             torch.stack(starts, 1).half().numpy(),
             torch.stack(ends, 1).half().numpy(),
             ids.numpy().astype(np.int16),
         )
 
-    def _walk(self, x: Tensor, context: Tensor, guided: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _walk(self, x: Tensor, none: Tensor, context: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         starts, ends = [], []
         solver = self._solver()
         for anchor in range(NUM_ANCHORS):
             starts.append(x)
             if self._student is not None:
                 solver = self._solver(anchor)
-            end = self._teach(solver, x, guided, anchor)
+            end = self._teach(solver, x, none, context, anchor)
             ends.append(end)
             x = end if self._student is None else self._follow(x, context, anchor)
         return starts, ends
@@ -135,12 +144,13 @@ class Tutor:
         solver.set_begin_index(anchor * self._plan.substeps)
         return solver
 
-    def _teach(self, solver: Any, x: Tensor, guided: Tensor, anchor: int) -> Tensor:
+    def _teach(self, solver: Any, x: Tensor, none: Tensor, context: Tensor, anchor: int) -> Tensor:
         first = anchor * self._plan.substeps
         for timestep in solver.timesteps[first : first + self._plan.substeps]:
-            both = torch.cat([x, x]).contiguous(memory_format=torch.channels_last)
-            none, asked = self._teacher(both, timestep, guided).sample.float().chunk(2)
-            x = solver.step(none + self._plan.guidance * (asked - none), timestep, x).prev_sample
+            inputs = x.contiguous(memory_format=torch.channels_last)
+            away = self._weak(inputs, timestep, none).sample.float()
+            asked = self._teacher(inputs, timestep, context).sample.float()
+            x = solver.step(away + self._plan.guidance * (asked - away), timestep, x).prev_sample
         return x
 
     def _follow(self, x: Tensor, context: Tensor, anchor: int) -> Tensor:
@@ -223,6 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--substeps", type=int, default=3)
     parser.add_argument("--student", type=Path, help="an adapter file of export_few_step")
+    parser.add_argument("--weak", type=Path, help="folder of train_unet's checkpoint after less training")
     parser.add_argument("--processes", type=int, default=2)
     options = vars(parser.parse_args(arguments))
     processes = options.pop("processes")

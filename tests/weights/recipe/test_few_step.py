@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from weights.adapters import read_adapter
 from weights.recipe import (
@@ -146,6 +147,31 @@ def test_on_the_students_way_the_teacher_answers_at_each_anchor(
     np.testing.assert_array_equal(there.starts[:, 0], before.starts[:2, 0])
     np.testing.assert_allclose(there.ends[:, 0], before.ends[:2, 0], atol=2e-2)
     assert np.abs(there.starts[:, 1] - there.ends[:, 0]).max() > 0
+
+
+def test_guidance_points_away_from_a_weaker_model(model: Path, tmp_path: Path) -> None:
+    """One step from noise, by the formula: what the weak model draws unasked, and thrice from there."""
+    weak = unet_of(model)
+    with torch.no_grad():
+        weak.conv_out.weight.mul_(0.5)
+    value = {f"unet.{name}": each.detach() for name, each in weak.named_parameters()}
+    checkpoint.save(tmp_path / "weak", {"value": value, "average": {}})
+    told = ["--model", str(model), "--data", str(model), "--out", str(tmp_path / "pairs"), "--processes", "1"]
+    trajectories.main(
+        [*told, "--num", "3", "--substeps", "1", "--guidance", "3", "--weak", str(tmp_path / "weak")]
+    )
+    found = trajectories.load([tmp_path / "pairs"])
+    encoder = CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
+    empty = tokenizer([""], padding="max_length", return_tensors="pt")
+    x, at = torch.from_numpy(found.starts[:, 0]).float(), torch.tensor(999)
+    with torch.inference_mode():
+        none = encoder(input_ids=empty.input_ids).last_hidden_state.expand(3, -1, -1)
+        context = encoder(input_ids=torch.from_numpy(found.tokens).long()).last_hidden_state
+        away, asked = weak(x, at, none).sample, unet_of(model)(x, at, context).sample
+    _, signal, spread = anchor_signal()
+    expected = step_of(away + 3 * (asked - away), x, signal, spread, torch.zeros(3, dtype=torch.long))
+    np.testing.assert_allclose(found.ends[:, 0], expected.numpy(), atol=3e-2)
 
 
 def test_figures_are_compared_where_both_ways_have_them() -> None:
