@@ -19,9 +19,9 @@ from deployments.engine.acceleration import PLAIN, Acceleration
 from deployments.engine.added import added_shapes
 from deployments.engine.cost import CostModel
 from deployments.engine.engine import Engine
-from deployments.engine.graphs import CudaGraphs, Record
 from deployments.engine.lean_unet import make_lean
 from deployments.engine.lora import LoraFactors
+from deployments.engine.recordings import CudaGraphs, Record
 from deployments.engine.request import AdapterInput, DenoiseEvent, DenoiseRequest, Done, noise_for
 from deployments.engine.samplers import NoiseSchedule
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from core.types import CompileMode
-from deployments.engine.graphs import CudaGraphs, Record
+from deployments.engine.recordings import CudaGraphs, Record
 
 # The host's part of a step is about a millisecond.
 _AHEAD_BELOW_MS = 50.0

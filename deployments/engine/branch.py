@@ -5,8 +5,10 @@ Knows shapes and which rows ask for which branch; does not know batches, sampler
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from itertools import islice
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -48,6 +50,40 @@ class Residuals:
     down: tuple[Tensor, ...]
     mid: Tensor
     up: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, tensors: Iterable[Tensor], num_down: int) -> Residuals:
+        """Those whose :attr:`tensors` these are, the first ``num_down`` of the down path."""
+        down, (mid, *up) = (every := tuple(tensors))[:num_down], every[num_down:]
+        return cls(down, mid, tuple(up))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.down, self.mid, *self.up)
+
+
+class BranchSum(NamedTuple):
+    """What the branches of a step add: to the skip connections, and to the stream; None for nothing."""
+
+    skip: Residuals | None = None
+    stream: Residuals | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(tensor for each in self if each is not None for tensor in each.tensors)
+
+    def holding(self, tensors: Iterable[Tensor]) -> BranchSum:
+        """The same places with these tensors instead, in the order of :attr:`tensors`."""
+        rest = iter(tensors)
+        return BranchSum(
+            *(
+                each and Residuals.of(islice(rest, len(each.tensors)), len(each.down))
+                for each in (self.skip, self.stream)
+            )
+        )
+
+
+NO_RESIDUALS = BranchSum()
 
 
 class Branch(Protocol):

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from deployments.engine.branch import Branch, Residuals
+from deployments.engine.branch import Branch, BranchSum, Residuals
 from deployments.engine.lora import LoraFactors
 from deployments.engine.request import FEW_STEP, DenoiseRequest
 from deployments.engine.transfer import place
@@ -148,44 +148,40 @@ def branch_calls(
 
 def residuals_of(
     calls: Sequence[BranchCall], branches: Mapping[str, Branch], sample: Tensor, timestep: Tensor
-) -> tuple[Residuals | None, Residuals | None]:
-    """What the branches add to the rows of ``sample``: to the skip connections, and to the stream.
-
-    Rows without a branch get zeros; None where no row has a branch of that style.
-    """
-    parts: dict[Literal["skip", "stream"], list[tuple[BranchCall, Residuals]]] = {"skip": [], "stream": []}
+) -> BranchSum:
+    """What the branches add to the rows of ``sample``; rows without a branch get zeros."""
+    parts: dict[str, list[tuple[BranchCall, Residuals]]] = {"skip": [], "stream": []}
     for call in calls:
         branch = branches[call.name]
         own, at = sample, timestep
         if call.rows is not None:
             own, at = sample.index_select(0, call.rows), timestep.index_select(0, call.rows)
-        parts[branch.style].append((call, branch(own, at, call.context, call.conditioning, call.added)))
-    return _scattered(parts["skip"]), _scattered(parts["stream"])
+        residuals = branch(own, at, call.context, call.conditioning, call.added)
+        # Scaled at once: what a recording returned is gone when the next one is played.
+        scaled = Residuals.of([each * call.scale for each in residuals.tensors], len(residuals.down))
+        parts[branch.style].append((call, scaled))
+    return BranchSum(**{style: _scattered(own) for style, own in parts.items()})
 
 
 def _scattered(parts: Sequence[tuple[BranchCall, Residuals]]) -> Residuals | None:
     if not parts:
         return None
     calls = [call for call, _ in parts]
-
-    def places(of: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        return tuple(_scatter(calls, residuals) for residuals in zip(*of, strict=True))
-
-    down, up = (places([getattr(each, name) for _, each in parts]) for name in ("down", "up"))
-    return Residuals(down, _scatter(calls, [each.mid for _, each in parts]), up)
+    every = zip(*(residuals.tensors for _, residuals in parts), strict=True)
+    return Residuals.of([_scatter(calls, of_place) for of_place in every], len(parts[0][1].down))
 
 
 def _scatter(calls: Sequence[BranchCall], residuals: Sequence[Tensor]) -> Tensor:
-    """The residuals of one place times their scales, as rows of the whole batch."""
+    """The residuals of one place as rows of the whole batch."""
     if calls[0].rows is None:
-        return residuals[0] * calls[0].scale
+        return residuals[0]
     shape = (calls[0].num_rows, *residuals[0].shape[1:])
     whole = torch.empty(
         shape, dtype=residuals[0].dtype, device=residuals[0].device, memory_format=torch.channels_last
     ).zero_()
     for call, residual in zip(calls, residuals, strict=True):
         assert call.rows is not None
-        whole.index_copy_(0, call.rows, residual * call.scale)
+        whole.index_copy_(0, call.rows, residual)
     return whole
 
 

@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 
 from deployments.engine.acceleration import PLAIN, Acceleration
 from deployments.engine.added import added_shapes
-from deployments.engine.branch import Branch
+from deployments.engine.branch import Branch, BranchSum
 from deployments.engine.conditioning import Layout, residuals_of
+from deployments.engine.graphed_branch import GraphedBranch
 from deployments.engine.graphs import GraphedCalls
 from deployments.engine.lean_unet import is_lean
 from deployments.engine.lora import LoraFactors, LoraSlots
@@ -78,10 +78,15 @@ class Network:
         self.branches = dict(branches or {})
         streams = any(branch.style == "stream" for branch in self.branches.values())
         self._ports = ResidualPorts(unet) if streams and not is_lean(unet) else None
-        self.graphs = None
-        if acceleration.record is not None:
-            fast = acceleration.compiled(partial(_call, unet)) if is_lean(unet) else None
-            self.graphs = GraphedCalls(partial(_call, unet), acceleration.record, max_rows, self.slots, fast)
+        self.graphs: GraphedCalls | None = None
+        self._called: Mapping[str, Branch] = self.branches
+        record = acceleration.record
+        if record is not None:
+            fast = acceleration.compiled(self._call) if is_lean(unet) else None
+            self.graphs = GraphedCalls(self._call, record, max_rows, self.slots, fast)
+            self._called = {
+                name: GraphedBranch(branch, record, max_rows) for name, branch in self.branches.items()
+            }
 
     def __call__(self, sample: Tensor, timestep: Tensor, layout: Layout) -> Tensor:
         """The model's output ``[rows, channels, h, w]`` for scaled latents of that shape.
@@ -89,10 +94,12 @@ class Network:
         Raises what the model, the device or an adapter that does not fit raises.
         """
         adapters = self._adapters_of(layout)
-        if self.graphs is not None and not layout.calls:
-            return self.graphs(sample, timestep, layout, adapters)
+        residuals = residuals_of(layout.calls, self._called, sample, timestep)
+        if self.graphs is not None:
+            return self.graphs(sample, timestep, layout, adapters, residuals)
+        widened = sample if layout.extra is None else torch.cat([sample, layout.extra], 1)
         with nullcontext() if self.slots is None else self.slots.acting(adapters):
-            return self._output(sample, timestep, layout)
+            return self._call(widened, timestep, layout.context, layout.added, residuals)
 
     def prepare(self, sample: Tensor, layout: Layout) -> None:
         """Make calls of this shape as fast as they get, however long that takes."""
@@ -106,47 +113,31 @@ class Network:
         if self._adapted is None or self._adapted() is not layout:
             self._adapted = self._rows = None
             num_rows = len(layout.adapters)
-            if self.graphs is not None and not layout.calls:
+            if self.graphs is not None:
                 num_rows = self.graphs.num_rows(num_rows)
             padded = [*layout.adapters, *([[]] * (num_rows - len(layout.adapters)))]
             self._rows = self.slots.rows(padded, layout.factors)
             self._adapted = weakref.ref(layout)
         return self._rows or None
 
-    def _output(self, sample: Tensor, timestep: Tensor, layout: Layout) -> Tensor:
-        widened = sample if layout.extra is None else torch.cat([sample, layout.extra], 1)
-
-        def call(**residuals: Any) -> Tensor:
-            return _call(self.unet, widened, timestep, layout.context, layout.added, **residuals)
-
-        if not layout.calls:
-            return call()
-        skip, stream = residuals_of(layout.calls, self.branches, sample, timestep)
-        skips = (
-            {}
-            if skip is None
-            else {
-                "down_block_additional_residuals": skip.down,
-                "mid_block_additional_residual": skip.mid,
-            }
-        )
-        if stream is None:
-            return call(**skips)
-        if self._ports is None:
-            return call(**skips, stream=stream)
-        with self._ports.adding(stream):
-            return call(**skips)
-
-
-def _call(
-    unet: UNet,
-    sample: Tensor,
-    timestep: Tensor,
-    context: Tensor,
-    added: dict[str, Tensor] | None,
-    **residuals: Any,
-) -> Tensor:
-    return unet(sample, timestep, context, added_cond_kwargs=added, return_dict=False, **residuals)[0]
+    def _call(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        added: dict[str, Tensor] | None,
+        residuals: BranchSum,
+    ) -> Tensor:
+        given: dict[str, Any] = {}
+        if residuals.skip is not None:
+            given["down_block_additional_residuals"] = residuals.skip.down
+            given["mid_block_additional_residual"] = residuals.skip.mid
+        if residuals.stream is not None and self._ports is None:
+            given["stream"] = residuals.stream
+        with nullcontext() if self._ports is None else self._ports.adding(residuals.stream):
+            return self.unet(sample, timestep, context, added_cond_kwargs=added, return_dict=False, **given)[
+                0
+            ]
 
 
 def native_key(config: Any) -> BatchKey:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,11 +13,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from deployments.engine.acceleration import Acceleration
 from deployments.engine.engine import Engine
-from deployments.engine.graphs import GraphedCalls, buckets
+from deployments.engine.graphs import GraphedCalls
 from deployments.engine.lean_unet import make_lean
 from deployments.engine.lora import LoraSlots
 from deployments.engine.network import native_key
 from deployments.engine.probe import probe
+from deployments.engine.recordings import Output, buckets
 from deployments.engine.request import AdapterInput, noise_for
 from tests.deployments.engine.lora_scenes import random_factors
 from tests.deployments.engine.scenes import (
@@ -43,19 +44,24 @@ FACTORS = {
 
 
 class Tape:
-    """Records as a CUDA graph does: the operations of one call, on the tensors it saw, where they lay."""
+    """Records as a CUDA graph does: the operations of one call, on the tensors it saw, where they lay; all
+    recordings share the memory of what they return."""
 
     def __init__(self) -> None:
         self.num_rows: list[int] = []
         self.num_played = 0
+        self._returned: list[Tensor] = []
 
-    def __call__(self, call: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Callable[[], Tensor]:
+    def __call__(self, call: Callable[..., Output], inputs: Sequence[Tensor]) -> Callable[[], Output]:
         self.num_rows.append(len(inputs[0]))
         operations: Any = make_fx(call)(*inputs)
 
-        def play() -> Tensor:
+        def play() -> Output:
             self.num_played += 1
-            played: Tensor = operations(*inputs)
+            for each in self._returned:
+                each.fill_(torch.nan)
+            played: Output = operations(*inputs)
+            self._returned = [played] if isinstance(played, Tensor) else list(cast("tuple[Tensor]", played))
             return played
 
         return play
@@ -67,15 +73,15 @@ def recorded(unet: Any = None, **changes: Any) -> tuple[Engine, Tape]:
     return own, tape
 
 
-def drawn(own: Engine, *waves: Sequence[Any]) -> dict[str, Tensor]:
-    """The latents of all requests; each wave comes seven steps after the one before."""
+def drawn(own: Engine, *waves: Sequence[Any], gap: int = 7) -> dict[str, Tensor]:
+    """The latents of all requests; each wave comes ``gap`` steps after the one before."""
     heard = {}
     for wave in waves:
         for each in wave:
             heard[each.request_id] = Listener()
             used = {use.adapter_id: FACTORS[use.adapter_id] for use in each.adapters}
             own.submit(each, heard[each.request_id], used)
-        for _ in range(7):
+        for _ in range(gap):
             own.step()
     run(own)
     return {request_id: listener.latents for request_id, listener in heard.items()}
@@ -83,7 +89,7 @@ def drawn(own: Engine, *waves: Sequence[Any]) -> dict[str, Tensor]:
 
 def wanted(request_id: str, seed: int, *adapters: str, **changes: Any) -> Any:
     uses = tuple(AdapterInput(name, 0.8) for name in adapters)
-    return request(request_id, seed=seed, num_inference_steps=30, adapters=uses, **changes)
+    return request(request_id, seed=seed, adapters=uses, **{"num_inference_steps": 30, **changes})
 
 
 def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -185,7 +191,7 @@ def test_the_compiled_way_is_taken_for_what_is_prepared_alone() -> None:
     unet, taken = small_unet(), []
 
     def way(name: str) -> Any:
-        def call(sample: Tensor, timestep: Tensor, context: Tensor, added: Any) -> Tensor:
+        def call(sample: Tensor, timestep: Tensor, context: Tensor, added: Any, _: Any) -> Tensor:
             taken.append(name)
             output: Tensor = unet(sample, timestep, context, return_dict=False)[0]
             return output
@@ -212,7 +218,7 @@ def test_what_cannot_be_compiled_is_recorded_as_it_is() -> None:
     unet = small_unet()
     sample, timestep, layout = probe(native_key(unet.config), 4, 2, torch.float32, CPU)
 
-    def plain(sample: Tensor, timestep: Tensor, context: Tensor, added: Any) -> Tensor:
+    def plain(sample: Tensor, timestep: Tensor, context: Tensor, added: Any, _: Any) -> Tensor:
         output: Tensor = unet(sample, timestep, context, return_dict=False)[0]
         return output
 
@@ -222,7 +228,7 @@ def test_what_cannot_be_compiled_is_recorded_as_it_is() -> None:
         calls.prepare(sample, layout, None)
         got = calls(sample, timestep, layout, None)
     assert tape.num_played == 1
-    assert torch.allclose(got, plain(sample, timestep, layout.context, None), atol=1e-5)
+    assert torch.allclose(got, plain(sample, timestep, layout.context, None, None), atol=1e-5)
 
 
 def test_the_compiler_sees_the_whole_call_with_adapters_in_it() -> None:
