@@ -24,8 +24,17 @@ stage train_vae --data "$OUT/train" --out "$OUT/runs/vae" --steps 1200 --cooldow
 stage train_text --data "$OUT/train" --tokenizer "$OUT/tokenizer" --out "$OUT/runs/text" --steps 400 --cooldown-from 200
 [ -e "$OUT/latents/preview.json" ] ||
   stage latents --data "$OUT/train" --held-out "$OUT/held-out" --vae "$OUT/runs/vae" --out "$OUT/latents"
-stage train_unet --data "$OUT/train" --latents "$OUT/latents" --tokenizer "$OUT/tokenizer" --text "$OUT/runs/text" \
-  --out "$OUT/runs/unet" --steps "$STEPS" --cooldown-from "$COOLDOWN" --batch "$BATCH"
+unet() {
+  stage train_unet --data "$OUT/train" --latents "$OUT/latents" --tokenizer "$OUT/tokenizer" --text "$OUT/runs/text" \
+    --out "$OUT/runs/unet" --batch "$BATCH" "$@"
+}
+if [ ! -e "$OUT/runs/unet-weak" ]; then # what the few-step adapter's teacher is guided away from
+  unet --steps $((STEPS * 3 / 8))
+  mkdir "$OUT/runs/unet-weak.new"
+  cp "$OUT/runs/unet/checkpoint.pt" "$OUT/runs/unet-weak.new"
+  mv "$OUT/runs/unet-weak.new" "$OUT/runs/unet-weak"
+fi
+unet --steps "$STEPS" --cooldown-from "$COOLDOWN"
 stage export --tokenizer "$OUT/tokenizer" --latents "$OUT/latents" --unet "$OUT/runs/unet" --out weights/mini
 "$PYTHON" -m weights.registry --update mini
 stage evaluate --model weights/mini --grid docs/pictures/grid.png
@@ -49,4 +58,22 @@ stage export_perception --tokenizer weights/mini/tokenizer --out weights/mini/cl
 "$PYTHON" -m weights.registry --update mini
 stage evaluate_perception --run "$OUT/runs/perception" --sheet docs/pictures/masks.png
 "$PYTHON" -m weights.registry --update mini
+few_step() {
+  stage train_few_step --out "$OUT/runs/few-step" --pairs "$@"
+}
+trajectories() {
+  stage trajectories --data "$OUT/train" --weak "$OUT/runs/unet-weak" --processes "$(nproc)" "$@"
+}
+trajectories --out "$OUT/pairs" --num 720 --substeps 5
+if [ ! -e "$OUT/first" ]; then
+  few_step "$OUT/pairs" --lr 2e-3 --warmup 20 --steps 500 --cooldown-from 250
+  stage export_few_step --run "$OUT/runs/few-step" --out "$OUT/first.new"
+  mv "$OUT/first.new" "$OUT/first"
+fi
+trajectories --out "$OUT/own-way" --first 100000 --num 600 --substeps 4 \
+  --student "$OUT/first/pytorch_lora_weights.safetensors"
+few_step "$OUT/pairs" "$OUT/own-way" --lr 1.5e-3 --steps 1100 --cooldown-from 750
+stage export_few_step --run "$OUT/runs/few-step"
+stage evaluate_few_step --grid docs/pictures/few-step.png
 stage model_card --model weights/mini --runs "$OUT/runs"
+"$PYTHON" -m weights.registry --update mini
