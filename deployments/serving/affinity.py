@@ -88,20 +88,23 @@ class AdapterRouter(FIFOMixin, RequestRouter):
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """The chosen replica, or two when there is nothing to choose by; those with room count alone."""
+        """The chosen replica, or two while all are full."""
         model_id = ""
         if pending_request is not None:
             # Without it, Serve would ask again at once and for ever while all queues are full.
             pending_request.routing_context.should_backoff = True
             model_id = pending_request.metadata.multiplexed_model_id
+        two = random.sample(candidate_replicas, min(2, len(candidate_replicas)))
+        free = await self._free(candidate_replicas if model_id else two)
+        if not free:
+            return [two]
         if model_id:
-            free = await self._free(candidate_replicas)
-            if free:
-                chosen = choose(list(free), model_id.split(_SEPARATOR), self._margin)
-                # Requests that come at once are all routed before the first of them is sent.
-                self.on_send_request(free[chosen].replica_id)
-                return [[free[chosen]]]
-        return [random.sample(candidate_replicas, min(2, len(candidate_replicas)))]
+            chosen = choose(list(free), model_id.split(_SEPARATOR), self._margin)
+        else:
+            chosen = min(free, key=lambda candidate: candidate.num_requests)
+        # Requests that come at once are all routed before the first of them is sent.
+        self.on_send_request(free[chosen].replica_id)
+        return [[free[chosen]]]
 
     async def _free(self, replicas: Sequence[RunningReplica]) -> dict[Candidate, RunningReplica]:
         """The replicas with room in their queues; those whose length is not known are asked for it."""
