@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 
 PYTHON=${PYTHON:-.venv/bin/python}
 OUT=${OUT:-out}
-STEPS=${STEPS:-9000}
+STEPS=${STEPS:-12000}
 COOLDOWN=${COOLDOWN:-$((STEPS * 3 / 4))}
 BATCH=${BATCH:-24}
 export GOMP_SPINCOUNT=1000 # threads that spin for long at barriers rob each other of their cores
@@ -62,7 +62,7 @@ few_step() {
   stage train_few_step --out "$OUT/runs/few-step" --pairs "$@"
 }
 trajectories() {
-  stage trajectories --data "$OUT/train" --weak "$OUT/runs/unet-weak" --processes "$(nproc)" "$@"
+  stage trajectories --data "$OUT/train" --weak "$OUT/runs/unet-weak" --guidance 2.5 --processes "$(nproc)" "$@"
 }
 trajectories --out "$OUT/pairs" --num 720 --substeps 5
 if [ ! -e "$OUT/first" ]; then
