@@ -70,6 +70,8 @@ class JobLife(RuleBasedStateMachine):
 
     @rule(user_id=st.sampled_from(MEMBERS))
     def create(self, user_id: str) -> None:
+        # Ids are random: were they to decide between jobs of the same time, no run could be repeated.
+        self.clock.advance(0.01)
         under_way = [
             job_id for job_id, job in self.model.items() if job.user_id == user_id and not job.status.final
         ]
@@ -140,7 +142,7 @@ class JobLife(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data())
     def request_cancel(self, data: st.DataObject) -> None:
-        job_id = data.draw(st.sampled_from(sorted(self.model)))
+        job_id = data.draw(st.sampled_from(list(self.model)))
         known = self.model[job_id]
         self.jobs.request_cancel(job_id, known.user_id)
         if known.status is JobStatus.RUNNING and not known.is_free(self.clock()):
