@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deployments.engine.branch import Branch, Residuals
-from deployments.engine.recordings import Record, Recordings, bucket_of, buckets
+from deployments.engine.recordings import Record, Recordings, bucket_of, buckets, room_for
 
 _MAIN = ("sample", "timestep", "context", "conditioning")
 
@@ -59,7 +59,7 @@ class _BranchRecording:
     """One recorded call of a branch, and the places of its inputs by name."""
 
     def __init__(self, branch: Branch, record: Record, num_rows: int, inputs: dict[str, Tensor]) -> None:
-        self._places = {name: _place_like(value, num_rows) for name, value in inputs.items()}
+        self._places = {name: room_for(value, num_rows) for name, value in inputs.items()}
         names = list(inputs)
 
         def called(*given: Tensor) -> tuple[Tensor, ...]:
@@ -76,8 +76,3 @@ class _BranchRecording:
         for name, place in self._places.items():
             place[:rows].copy_(inputs[name])
         return Residuals.of([each[:rows] for each in self._play()], self._num_down)
-
-
-def _place_like(value: Tensor, num_rows: int) -> Tensor:
-    place = value.new_zeros(num_rows, *value.shape[1:])
-    return place.to(memory_format=torch.channels_last) if place.ndim == 4 else place

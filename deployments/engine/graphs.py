@@ -18,7 +18,7 @@ from deployments.engine.branch import NO_RESIDUALS, BranchSum
 from deployments.engine.conditioning import Layout
 from deployments.engine.lora import LoraSlots
 from deployments.engine.lora_rows import LoraRows
-from deployments.engine.recordings import Record, Recordings, bucket_of, buckets, padded
+from deployments.engine.recordings import Record, Recordings, bucket_of, buckets, padded, room_for
 
 Call = Callable[[Tensor, Tensor, Tensor, dict[str, Tensor] | None, BranchSum], Tensor]
 _Sizes = tuple[torch.Size, ...]
@@ -170,11 +170,7 @@ class GraphedCalls:
     def _places_of(self, residuals: BranchSum, num_rows: int) -> BranchSum:
         whole = self._places.get(_sizes(residuals))
         if whole is None:
-            num = self.buckets[-1]
-            whole = residuals.holding(
-                each.new_zeros(num, *each.shape[1:]).to(memory_format=torch.channels_last)
-                for each in residuals.tensors
-            )
+            whole = residuals.holding(room_for(each, self.buckets[-1]) for each in residuals.tensors)
             self._places[_sizes(residuals)] = whole
         return whole.holding(each[:num_rows] for each in whole.tensors)
 

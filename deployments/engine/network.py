@@ -135,9 +135,10 @@ class Network:
         if residuals.stream is not None and self._ports is None:
             given["stream"] = residuals.stream
         with nullcontext() if self._ports is None else self._ports.adding(residuals.stream):
-            return self.unet(sample, timestep, context, added_cond_kwargs=added, return_dict=False, **given)[
-                0
-            ]
+            outputs = self.unet(
+                sample, timestep, context, added_cond_kwargs=added, return_dict=False, **given
+            )
+        return outputs[0]
 
 
 def native_key(config: Any) -> BatchKey:

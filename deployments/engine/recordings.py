@@ -68,6 +68,12 @@ def bucket_of(counts: Sequence[int], num_rows: int) -> int:
     return next((count for count in counts if count >= num_rows), num_rows)
 
 
+def room_for(value: Tensor, num_rows: int) -> Tensor:
+    """Zeros for ``num_rows`` rows like those of ``value``, maps in the order of channels_last."""
+    room = value.new_zeros(num_rows, *value.shape[1:])
+    return room.to(memory_format=torch.channels_last) if room.ndim == 4 else room
+
+
 def padded(tensor: Tensor, num_rows: int) -> Tensor:
     """With ``num_rows`` more rows at the end, copies of the first."""
     return torch.cat([tensor, tensor[:1].expand(num_rows, *tensor.shape[1:])]) if num_rows else tensor

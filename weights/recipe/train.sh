@@ -72,7 +72,7 @@ if [ ! -e "$OUT/first" ]; then
 fi
 trajectories --out "$OUT/own-way" --first 100000 --num 600 --substeps 4 \
   --student "$OUT/first/pytorch_lora_weights.safetensors"
-few_step "$OUT/pairs" "$OUT/own-way" --lr 1.5e-3 --steps 1100 --cooldown-from 750
+few_step "$OUT/pairs" "$OUT/own-way" --lr 1.5e-3 --steps 1500 --cooldown-from 1000
 stage export_few_step --run "$OUT/runs/few-step"
 stage evaluate_few_step --grid docs/pictures/few-step.png
 stage model_card --model weights/mini --runs "$OUT/runs"

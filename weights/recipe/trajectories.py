@@ -98,7 +98,7 @@ class Tutor:
         self._encoder = CLIPTextModel.from_pretrained(plan.model / "text_encoder", dtype=torch.float32)
         self._teacher = self._unet()
         self._student = merge(self._unet(), plan.student) if plan.student else None
-        self._weak = self._unet(plan.weak)
+        self._weak = self._unet(plan.weak) if plan.weak else self._teacher
         self._records: list[Record] = list(dataset.load(plan.data)[1])
         self._timesteps, self._signal, self._spread = anchor_signal()
 
